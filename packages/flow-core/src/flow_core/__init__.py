@@ -1,0 +1,1 @@
+"""Invertible layers, models and distributions defined by fixed points."""

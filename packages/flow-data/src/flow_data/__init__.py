@@ -1,0 +1,1 @@
+"""Toy densities, functions and images for normalising flows."""

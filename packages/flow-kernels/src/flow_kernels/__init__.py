@@ -1,0 +1,1 @@
+"""Fused operations for invertible networks: CPila with its derivatives."""

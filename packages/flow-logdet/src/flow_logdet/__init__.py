@@ -1,0 +1,1 @@
+"""Log-determinants of I + J from products with J: exact, stochastic, Krylov."""

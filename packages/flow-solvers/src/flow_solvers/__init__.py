@@ -1,0 +1,1 @@
+"""Fixed points and their adjoints, batched, to a tolerance that every sample keeps."""
