@@ -1,0 +1,85 @@
+"""Layers with a bounded Lipschitz constant, activations with a known one, and proofs of bounds."""
+
+from flow_core.lipschitz.activations import (
+    ACTIVATIONS,
+    ELU,
+    SELU,
+    Activation,
+    ALCLipSiLU,
+    CLipSwish,
+    CPila,
+    CReLU,
+    FullSort,
+    Identity,
+    LeakyLSwish,
+    LipschitzCube,
+    LipSwish,
+    MaxMin,
+    Pila,
+    ReLU,
+    Sin,
+    Softplus,
+    SortingActivation,
+    Tanh,
+    make_activation,
+)
+from flow_core.lipschitz.batching import effective_weights, lipschitz_layers, update_lipschitz
+from flow_core.lipschitz.certify import (
+    conv_certificate,
+    conv_norm_exact,
+    conv_norm_fft,
+    matrix_norm_exact,
+)
+from flow_core.lipschitz.conv import LipschitzConv2d
+from flow_core.lipschitz.layer import Effective, LipschitzLayer
+from flow_core.lipschitz.linear import LipschitzLinear
+from flow_core.lipschitz.report import (
+    Certified,
+    certified_maps,
+    lipschitz_certificate,
+    repair_lipschitz,
+)
+from flow_core.lipschitz.spectral import ExactSVD, GolubKahan, PowerIteration, SpectralMethod
+
+__all__ = [
+    "ACTIVATIONS",
+    "ELU",
+    "SELU",
+    "ALCLipSiLU",
+    "Activation",
+    "CLipSwish",
+    "CPila",
+    "CReLU",
+    "Certified",
+    "Effective",
+    "ExactSVD",
+    "FullSort",
+    "GolubKahan",
+    "Identity",
+    "LeakyLSwish",
+    "LipSwish",
+    "LipschitzConv2d",
+    "LipschitzCube",
+    "LipschitzLayer",
+    "LipschitzLinear",
+    "MaxMin",
+    "Pila",
+    "PowerIteration",
+    "ReLU",
+    "Sin",
+    "Softplus",
+    "SortingActivation",
+    "SpectralMethod",
+    "Tanh",
+    "certified_maps",
+    "conv_certificate",
+    "conv_norm_exact",
+    "conv_norm_fft",
+    "effective_weights",
+    "lipschitz_certificate",
+    "lipschitz_layers",
+    "make_activation",
+    "matrix_norm_exact",
+    "repair_lipschitz",
+    "update_lipschitz",
+]

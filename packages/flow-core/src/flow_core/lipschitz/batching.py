@@ -1,0 +1,51 @@
+"""Work on all Lipschitz layers of a model at once, those of one shape together."""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flow_core.lipschitz.layer import Effective, LipschitzLayer, refresh
+
+
+def lipschitz_layers(model: nn.Module) -> list[LipschitzLayer]:
+    """Every Lipschitz layer of a model, each once."""
+    return [module for module in model.modules() if isinstance(module, LipschitzLayer)]
+
+
+def update_lipschitz(model: nn.Module, iterations: int | None = None) -> None:
+    """Let the singular pairs of every Lipschitz layer follow its weights.
+
+    The only function that moves spectral state. Call it after the optimizer step, after loading
+    and after swapping in averaged weights. `iterations` asks for that many products with each
+    operator and its adjoint instead of what the layers' methods say.
+    """
+    groups: dict[Hashable, list[LipschitzLayer]] = {}
+    for layer in lipschitz_layers(model):
+        groups.setdefault(layer.batching_key(), []).append(layer)
+    for group in groups.values():
+        refresh(group, iterations)
+
+
+def effective_weights(layers: Sequence[LipschitzLayer]) -> list[Effective]:
+    """`layer.effective()` of each layer, in order, with one set of operations per weight shape."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, layer in enumerate(layers):
+        weight = layer.weight
+        key = weight.shape, weight.dtype, weight.device, layer.coeff
+        groups.setdefault(key, []).append(index)
+    weights: dict[int, Tensor] = {}
+    for group in groups.values():
+        weights.update(zip(group, scaled([layers[index] for index in group]), strict=True))
+    return [(weights[index], layer.bias) for index, layer in enumerate(layers)]
+
+
+def scaled(layers: Sequence[LipschitzLayer]) -> tuple[Tensor, ...]:
+    """The effective weights of layers of one shape and coefficient."""
+    if len(layers) == 1:
+        return (layers[0].effective()[0],)
+    weights = torch.stack([layer.weight for layer in layers])
+    directions = torch.stack([layer.direction for layer in layers])
+    sigma = (weights * directions).flatten(1).sum(1)
+    scale = (sigma / layers[0].coeff).clamp(min=1.0)
+    return (weights / scale.view(-1, *[1] * (weights.ndim - 1))).unbind()
