@@ -1,0 +1,107 @@
+"""Several processes, each with its share of every batch, started by torchrun."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from flow_apps.errors import ConfigError
+from flow_apps.training.objective import Batch
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        rank: Number of this process; number 0 writes files and talks.
+        world: Number of processes.
+        device: What this process computes on.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def share(self, batch: Batch) -> Batch:
+        """This process' part of a batch, on its device.
+
+        Raises:
+            ConfigError: If the batch does not divide evenly; the mean of means would be wrong.
+        """
+        size = batch[0].shape[0]
+        if size % self.world:
+            raise ConfigError(
+                f"batch_size: expected a multiple of the {self.world} processes, got {size}"
+            )
+        part = slice(self.rank, None, self.world)
+        return tuple(t[part].to(self.device, non_blocking=True) for t in batch)
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether any process raised it."""
+        if self.world == 1:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in raised.tolist())
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Scalars averaged over all processes, read in one transfer."""
+        if not values:
+            return {}
+        stacked = torch.stack(
+            [value.detach().double().to(self.device) for value in values.values()]
+        )
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        means = (stacked / self.world).tolist()
+        return dict(zip(values, means, strict=True))
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def ranks(device: str) -> Generator[Ranks, None, None]:
+    """Join the processes that torchrun started, or be the only one.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = _device(device, world)
+    if world == 1:
+        yield Ranks(0, 1, local)
+        return
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, local)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(name: str, world: int) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: expected cpu or cuda, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: expected cpu or cuda, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch finds no CUDA device; use cpu")
+    if device.type == "cuda" and world > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device

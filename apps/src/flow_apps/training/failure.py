@@ -1,0 +1,108 @@
+"""Where numbers stopped being numbers, or a solver gave up."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import torch
+from flow_solvers import SolverError
+from torch import Tensor, nn
+
+from flow_apps.errors import TrainingFailure
+from flow_apps.training.objective import Batch, Objective
+
+_SHOWN = 8
+
+
+@contextmanager
+def solver_failures(step: int, activity: str) -> Generator[None, None, None]:
+    """Turn a solver's failure into one that names the step, the layer and the samples.
+
+    Raises:
+        TrainingFailure: If a solver fails inside.
+    """
+    try:
+        yield
+    except SolverError as error:
+        layer = ", ".join(getattr(error, "__notes__", [])) or "in an unnamed layer"
+        samples = _listed(error.indices)
+        raise TrainingFailure(
+            f"step {step}, {activity}: a solver failed {layer}, samples {samples}: {error}"
+        ) from error
+
+
+def explain_nonfinite(objective: Objective, batch: Batch, step: int) -> str:
+    """Why the loss of a step is not finite: bad data, bad weights, or the first bad layer."""
+    prefix = f"step {step}: the loss is not a finite number"
+    for index, tensor in enumerate(batch):
+        bad = _bad_samples(tensor)
+        if bad is not None and bad.numel():
+            return f"{prefix}: input {index} of the batch is not finite in samples {_listed(bad)}"
+    for name, parameter in objective.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"{prefix}: parameter {name} is not finite since an earlier step"
+    return f"{prefix}: {_first_bad_layer(objective, batch)}"
+
+
+def require_finite_weights(objective: Objective, step: int) -> None:
+    """Refuse to keep weights that are not numbers.
+
+    Raises:
+        TrainingFailure: Naming the first such parameter.
+    """
+    for name, parameter in objective.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingFailure(
+                f"step {step}: parameter {name} is not finite; the checkpoints before this step "
+                "are good, resume with a lower learning rate or with gradient_clip"
+            )
+
+
+def _first_bad_layer(objective: Objective, batch: Batch) -> str:
+    """Run once more and watch every layer."""
+    found: list[str] = []
+    handles = [
+        module.register_forward_hook(_watch(name, found))
+        for name, module in objective.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            objective.forward(batch)
+    except SolverError as error:
+        found.append(f"a solver failed, samples {_listed(error.indices)}")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "every layer is finite, the loss itself overflows"
+
+
+def _watch(name: str, found: list[str]) -> Callable[[nn.Module, object, object], None]:
+    def hook(_module: nn.Module, _inputs: object, outputs: object) -> None:
+        tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+        for tensor in tensors:
+            bad = _bad_samples(tensor) if isinstance(tensor, Tensor) else None
+            if bad is not None and bad.numel():
+                found.append(
+                    f"layer {name} is the first without finite output, in samples {_listed(bad)}"
+                )
+
+    return hook
+
+
+def _bad_samples(tensor: Tensor) -> Tensor | None:
+    if not tensor.ndim or not tensor.is_floating_point():
+        return None
+    return (
+        (~torch.isfinite(tensor))
+        .flatten(1 if tensor.ndim > 1 else 0)
+        .reshape(tensor.shape[0], -1)
+        .any(1)
+        .nonzero()
+        .flatten()
+    )
+
+
+def _listed(indices: Tensor) -> str:
+    values = [int(i) for i in indices.flatten()[:_SHOWN].tolist()]
+    more = indices.numel() - len(values)
+    return f"{values}" + (f" and {more} more" if more > 0 else "")

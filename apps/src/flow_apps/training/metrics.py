@@ -1,0 +1,132 @@
+"""Where the numbers of a run go."""
+
+import contextlib
+import importlib
+import json
+import math
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from flow_apps.errors import ConfigError
+from flow_apps.training.files import write_atomic
+
+Values = Mapping[str, object]
+
+
+class Logger(Protocol):
+    """Anything that takes numbers."""
+
+    def log(self, step: int, split: str, values: Values) -> None:
+        """Take the named values of a split at a step; values may be nested by name."""
+        ...
+
+
+class JsonLines:
+    """One JSON object a line, complete on disk when `log` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log(self, step: int, split: str, values: Values) -> None:
+        """Append a line."""
+        line = json.dumps({"step": step, "split": split} | _finite(values))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, nested names joined by slashes."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (takes a second)
+
+        self._writer = cast(Any, SummaryWriter)(str(folder), purge_step=first_step)
+
+    def log(self, step: int, split: str, values: Values) -> None:
+        """Add every number as a scalar."""
+        for name, value in flatten(values).items():
+            self._writer.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self._writer.close()
+
+
+class Tracker:
+    """An experiment tracker with the interface that wandb and trackio share."""
+
+    def __init__(self, name: str, project: str, run: str, config: Values) -> None:
+        try:
+            self._module: Any = importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"trackers: {name} is not installed; install it or drop it"
+            ) from error
+        self._module.init(project=project, name=run, config=dict(config))
+
+    def log(self, step: int, split: str, values: Values) -> None:
+        """Pass the numbers on."""
+        named = {f"{split}/{name}": value for name, value in flatten(values).items()}
+        self._module.log(named, step=step)
+
+    def close(self) -> None:
+        """End the run at the tracker."""
+        self._module.finish()
+
+
+@contextlib.contextmanager
+def open_loggers(
+    folder: Path, *, first_step: int, trackers: Sequence[str] = (), config: Values | None = None
+) -> Generator[list[Logger], None, None]:
+    """The loggers of a run folder, closed at the end."""
+    with contextlib.ExitStack() as stack:
+        board = TensorBoard(folder / "tensorboard", first_step)
+        stack.callback(board.close)
+        loggers: list[Logger] = [JsonLines(folder / "metrics.jsonl"), board]
+        for name in trackers:
+            tracker = Tracker(name, "flow-apps", folder.name, config or {})
+            stack.callback(tracker.close)
+            loggers.append(tracker)
+        yield loggers
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a line that a killed process left half written is dropped."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Forget the lines after a step: what a resumed run is going to write again."""
+    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def flatten(values: Values, prefix: str = "") -> dict[str, float]:
+    """The numbers among nested values, names joined by slashes."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(cast(Values, value), f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            flat[f"{prefix}{name}"] = float(value)
+    return flat
+
+
+def _finite(values: Values) -> dict[str, object]:
+    """NaN and infinity as texts, because JSON has none."""
+    cleaned: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            cleaned[name] = _finite(cast(Values, value))
+        elif isinstance(value, float) and not math.isfinite(value):
+            cleaned[name] = str(value)
+        else:
+            cleaned[name] = value
+    return cleaned

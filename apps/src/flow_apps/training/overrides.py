@@ -1,0 +1,205 @@
+"""Configs as JSON, and single fields of them set from the command line.
+
+A config is a frozen dataclass whose fields are numbers, strings, tuples, or such dataclasses. A key
+is a path like `training.batch_size`, or only its last name where that is unique.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from flow_apps.errors import ConfigError
+
+Config = TypeVar("Config")
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def to_json(config: object) -> dict[str, Any]:
+    """A config as JSON values."""
+    if not is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"expected a config dataclass, got {type(config).__name__}")
+    return {field.name: _encode(getattr(config, field.name)) for field in fields(config)}
+
+
+def from_json(kind: type[Config], values: object, where: str = "") -> Config:
+    """A config from JSON values; every value is checked against its field.
+
+    Raises:
+        ConfigError: If a key is unknown or a value has the wrong type; it names the key.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'config'}: expected an object, got {_shown(values)}")
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(_unknown(f"{where}{key}", [f"{where}{name}" for name in hints]))
+    decoded = {key: _decode(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    return kind(**decoded)
+
+
+def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
+    """A copy of a config with some fields replaced.
+
+    Raises:
+        ConfigError: If a key is unknown (similar ones are suggested), if it could mean several
+            fields, or if a value has the wrong type.
+    """
+    values = to_json(config)
+    paths = _paths(values)
+    for key, value in overrides.items():
+        *parents, name = _resolve(key, paths)
+        target = values
+        for parent in parents:
+            target = target[parent]
+        target[name] = value
+    return from_json(type(config), values)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
+    """`key=value` texts as overrides; a value is JSON, a word or plain text.
+
+    Raises:
+        ConfigError: If a text has no `=`.
+    """
+    parsed: dict[str, object] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"expected key=value, got {assignment!r}")
+        parsed[key.strip()] = _parse(text.strip())
+    return parsed
+
+
+def differences(first: object, second: object) -> dict[str, tuple[object, object]]:
+    """The dotted keys in which two configs of one kind differ, with both values."""
+    old, new = _flat(to_json(first)), _flat(to_json(second))
+    return {key: (old.get(key), new.get(key)) for key in new if old.get(key) != new.get(key)}
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """`; did you mean …?` or nothing."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _parse(text: str) -> object:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _encode(value: object) -> object:
+    if is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, tuple):
+        return [_encode(item) for item in cast(tuple[object, ...], value)]
+    return value
+
+
+def _decode(kind: Any, value: object, key: str) -> object:  # noqa: ANN401 (a type expression)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return from_json(kind, value, f"{key}.")
+    if origin in (Union, UnionType):
+        return _decode_optional(arguments, value, key)
+    if origin is Literal:
+        return _decode_choice(arguments, value, key)
+    if origin is tuple:
+        return _decode_tuple(arguments, value, key)
+    return _decode_scalar(kind, value, key)
+
+
+def _decode_optional(arguments: tuple[Any, ...], value: object, key: str) -> object:
+    if value is None and type(None) in arguments:
+        return None
+    (kind,) = (argument for argument in arguments if argument is not type(None))
+    return _decode(kind, value, key)
+
+
+def _decode_choice(choices: tuple[Any, ...], value: object, key: str) -> object:
+    if value not in choices:
+        names = [str(choice) for choice in choices]
+        hint = suggestion(str(value), names)
+        raise ConfigError(f"{key}: expected one of {', '.join(names)}, got {_shown(value)}{hint}")
+    return value
+
+
+def _decode_tuple(arguments: tuple[Any, ...], value: object, key: str) -> tuple[object, ...]:
+    items = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(items, Sequence):
+        raise ConfigError(f"{key}: expected a list, got {_shown(value)}")
+    open_ended = arguments[-1] is Ellipsis
+    kinds = [arguments[0]] * len(items) if open_ended else list(arguments)
+    if len(kinds) != len(items):
+        raise ConfigError(f"{key}: expected {len(kinds)} values, got {_shown(value)}")
+    return tuple(_decode(kind, item, key) for kind, item in zip(kinds, items, strict=True))
+
+
+def _decode_scalar(kind: Any, value: object, key: str) -> object:  # noqa: ANN401
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str | int | float):
+        return str(value)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and _is_integral(value):
+        return int(cast(float, value))
+    raise ConfigError(f"{key}: expected {_name(kind)}, got {_shown(value)}")
+
+
+def _is_integral(value: object) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+
+
+def _name(kind: Any) -> str:  # noqa: ANN401
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, str(kind))
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=str)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            nested = cast(Mapping[str, object], value)
+            flat |= _flat(nested, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _paths(values: Mapping[str, object]) -> dict[str, list[tuple[str, ...]]]:
+    """Every way to write a key, with the fields that it may mean."""
+    paths: dict[str, list[tuple[str, ...]]] = {}
+    for dotted in _flat(values):
+        path = tuple(dotted.split("."))
+        for name in {dotted, path[-1]}:
+            paths.setdefault(name, []).append(path)
+    return paths
+
+
+def _resolve(key: str, paths: Mapping[str, list[tuple[str, ...]]]) -> tuple[str, ...]:
+    found = paths.get(key, [])
+    if not found:
+        raise ConfigError(_unknown(key, list(paths)))
+    if len(found) > 1:
+        options = ", ".join(".".join(path) for path in found)
+        raise ConfigError(f"{key} could mean {options}; write one of these")
+    return found[0]
+
+
+def _unknown(key: str, known: Sequence[str]) -> str:
+    hint = suggestion(key, known)
+    return f"unknown config key {key!r}{hint or '; known: ' + ', '.join(sorted(known))}"

@@ -1,0 +1,90 @@
+"""What a run writes down about itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flow_core.record import Report
+from torch import Tensor
+
+from flow_apps.training.clock import StepClock
+from flow_apps.training.distributed import Ranks
+from flow_apps.training.metrics import Logger, read_metrics
+from flow_apps.training.run_folder import RunFolder
+
+_LAST_TESTS = 20
+_TESTED = ("nats", "bits_per_dim", "mse")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves for the log."""
+
+    scalars: dict[str, Tensor]
+    learning_rate: float
+    report: Report | None
+
+
+class Reporter:
+    """Passes numbers to loggers, averaged over the processes.
+
+    Args:
+        loggers: Where numbers go; none on other processes than the first.
+        ranks: This process among all.
+        clock: Of the run.
+        step: Where the run begins or goes on.
+    """
+
+    def __init__(
+        self, loggers: Sequence[Logger], ranks: Ranks, clock: StepClock, step: int
+    ) -> None:
+        self._loggers = loggers
+        self._ranks = ranks
+        self._clock = clock
+        self._last = (step, clock.training_seconds())
+
+    def step(self, step: int, result: StepResult) -> str:
+        """Log a training step, and return a short text about it."""
+        means = self._ranks.mean(result.scalars)
+        rates = {
+            "learning_rate": result.learning_rate,
+            "seconds_per_step": self._recent_seconds(step),
+        }
+        self.log(step, "train", means | rates | solver_effort(result.report))
+        return f"loss {means['loss']:.4f}"
+
+    def log(self, step: int, split: str, values: Mapping[str, object]) -> None:
+        """Log the values of a split."""
+        for logger in self._loggers:
+            logger.log(step, split, values)
+
+    def _recent_seconds(self, step: int) -> float:
+        previous, seconds = self._last
+        now = self._clock.training_seconds()
+        self._last = (step, now)
+        return (now - seconds) / max(step - previous, 1)
+
+
+def solver_effort(report: Report | None) -> dict[str, object]:
+    """Evaluations, residual and failures per block, under the key `solver`."""
+    if report is None:
+        return {}
+    blocks = {
+        name: {
+            "evaluations": block.evaluations,
+            "residual": block.residual,
+            "failures": block.failures,
+        }
+        for name, block in report.summary().items()
+        if block.solves
+    }
+    return {"solver": blocks} if blocks else {}
+
+
+def last_tests(folder: RunFolder) -> dict[str, object]:
+    """Means over the last 20 tests of a run: the figure that papers report for toys."""
+    tests = [row for row in read_metrics(folder.metrics_path) if row["split"] == "test"]
+    return {
+        f"test_{name}_last20": sum(row[name] for row in recent) / len(recent)
+        for name in _TESTED
+        if (recent := [row for row in tests if name in row][-_LAST_TESTS:])
+    }

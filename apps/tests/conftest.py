@@ -1,0 +1,94 @@
+"""A small problem for the engine, and engines that train it in a temporary folder."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import torch
+from flow_apps.training import (
+    Batch,
+    Engine,
+    Objective,
+    Ranks,
+    RunFolder,
+    TrainingConfig,
+    resume,
+    to_json,
+)
+from flow_apps.training.randomness import generator
+from torch import Tensor, nn
+
+
+class Regression(Objective):
+    """A line with noise, fitted by a net with dropout and a counter buffer."""
+
+    splits = ("validation", "test")
+    selection = ("validation", "mse")
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            layers = [nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1)]
+            self.model = nn.Sequential(*layers)
+        self.model.register_buffer("tests", torch.zeros((), dtype=torch.int64))
+        self.poison: int | None = None
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = batch
+        error = (self.model(x) - y).square().mean()
+        return error, {"mse": error.detach()}
+
+    def batch(self, step: int) -> Batch:
+        g = generator(self.config.seed, "batch", step)
+        x = torch.randn(self.config.batch_size, 3, generator=g)
+        if step == self.poison:
+            x[2] = float("nan")
+        return x, x.sum(1, keepdim=True) + 0.1 * torch.randn(len(x), 1, generator=g)
+
+    def evaluate(self, split: str, step: int) -> dict[str, float]:
+        g = generator(split)
+        x = torch.randn(50, 3, generator=g)
+        return {"mse": float((self.model(x) - x.sum(1, keepdim=True)).square().mean())}
+
+    def summarize(self, step: int) -> Mapping[str, object]:
+        return {"test_mse": self.evaluate("test", step)["mse"], "standard_error": 0.0}
+
+    def prepare_test(self) -> None:
+        tests = self.model.get_buffer("tests")
+        tests += 1
+
+    def figures(self, folder: Path, step: int) -> None:
+        (folder / f"step_{step}.png").write_bytes(b"picture")
+
+
+class MakeEngine(Protocol):
+    """Builds an engine for the regression problem in a folder."""
+
+    def __call__(self, folder: Path, **changes: Any) -> Engine: ...
+
+
+@pytest.fixture
+def make_engine() -> MakeEngine:
+    """An engine in a new folder, or in an existing one from where it stopped."""
+
+    def make(folder: Path, **changes: Any) -> Engine:
+        defaults: dict[str, Any] = {"iterations": 30, "batch_size": 8, "learning_rate": 1e-2}
+        config = TrainingConfig(**(defaults | changes))
+        ranks = Ranks(0, 1, torch.device("cpu"))
+        if folder.exists():
+            engine = Engine(Regression(config), config, RunFolder.open(folder), ranks)
+            resume(engine)
+            return engine
+        run = RunFolder.create(folder, "regression", to_json(config), ["test"])
+        return Engine(Regression(config), config, run, ranks)
+
+    return make
+
+
+@pytest.fixture
+def weights() -> Callable[[Engine], dict[str, Tensor]]:
+    """All tensors of an engine's objective."""
+    return lambda engine: {k: v.clone() for k, v in engine.objective.state_dict().items()}

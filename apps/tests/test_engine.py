@@ -1,0 +1,322 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flow_apps.errors import CheckpointError, RunFolderError, TrainingFailure
+from flow_apps.training import Engine, RunFolder, load_checkpoint
+from flow_apps.training.metrics import read_metrics
+from torch import Tensor
+
+Make = Callable[..., Engine]
+Weights = Callable[[Engine], dict[str, Tensor]]
+
+TIMES = {"seconds_per_step"}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without its times."""
+    found = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in found]
+
+
+def score(engine: Engine) -> float:
+    engine.objective.eval()
+    with torch.no_grad():
+        return engine.objective.evaluate("test", 30)["mse"]
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_a_run_leaves_what_it_promises(make_engine: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert make_engine(folder, evaluate_every=10, figures_every=10).run()
+    names = {path.name for path in folder.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "summary.json", "figures", "checkpoints"}
+    assert expected | {"tensorboard"} == names
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 30
+    assert summary["parameters"] == 41
+    assert summary["test_mse"] < 3.0
+    assert summary["seconds_per_step"] > 0
+    assert summary["cpu_seconds_per_step"] > 0
+    assert summary["compile_seconds"] == 0.0
+    tests = [row["mse"] for row in rows(folder) if row["split"] == "test"]
+    assert len(tests) == 3
+    assert summary["test_mse_last20"] == pytest.approx(sum(tests) / 3)
+    assert (folder / "figures" / "step_30.png").exists()
+    assert list((folder / "tensorboard").iterdir())
+    trained = [row for row in rows(folder) if row["split"] == "train"]
+    assert [row["step"] for row in trained] == [10, 20, 30]
+    assert {"loss", "mse", "gradient_norm", "learning_rate"} <= trained[0].keys()
+
+
+def test_the_loss_falls(make_engine: Make, tmp_path: Path) -> None:
+    make_engine(tmp_path / "run", iterations=200, log_every=1).run()
+    losses = [row["loss"] for row in rows(tmp_path / "run") if row["split"] == "train"]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_two_halves_equal_the_whole_bit_for_bit(
+    make_engine: Make, weights: Weights, tmp_path: Path, ema_decay: float | None
+) -> None:
+    whole = make_engine(tmp_path / "whole", evaluate_every=7, ema_decay=ema_decay)
+    whole.run()
+    make_engine(tmp_path / "half", iterations=15, evaluate_every=7, ema_decay=ema_decay).run()
+    second = make_engine(tmp_path / "half", evaluate_every=7, ema_decay=ema_decay)
+    assert second.state.step == 15
+    second.run()
+    assert_same(weights(whole), weights(second))
+    newest = [RunFolder.open(tmp_path / n).checkpoints.newest() for n in ("whole", "half")]
+    for state in newest[0]["optimizer"]["state"]:
+        first, second_state = (n["optimizer"]["state"][state] for n in newest)
+        assert_same(first, second_state)
+    halves = [r for r in rows(tmp_path / "half") if r["split"] == "train" or r["step"] != 15]
+    assert halves == rows(tmp_path / "whole")
+
+
+def test_a_test_does_not_change_training(
+    make_engine: Make, weights: Weights, tmp_path: Path
+) -> None:
+    often = make_engine(tmp_path / "often", evaluate_every=1, figures_every=1)
+    rarely = make_engine(tmp_path / "rarely", evaluate_every=1000, figures_every=1000)
+    often.run()
+    rarely.run()
+    assert_same(weights(often), weights(rarely))
+
+
+def test_the_moving_average_is_what_is_tested(
+    make_engine: Make, weights: Weights, tmp_path: Path
+) -> None:
+    engine = make_engine(tmp_path / "run", ema_decay=0.9, evaluate_every=30)
+    engine.run()
+    average = engine.state.average
+    assert average is not None
+    logged = [row["mse"] for row in rows(tmp_path / "run") if row["split"] == "test"][-1]
+    assert score(engine) != pytest.approx(logged, rel=1e-6)
+    for p, mean in zip(
+        engine.objective.model.parameters(), average.module.parameters(), strict=True
+    ):
+        p.data.copy_(mean)
+    assert score(engine) == pytest.approx(logged, rel=1e-6)
+
+
+def test_metrics_after_the_checkpoint_are_cut(make_engine: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    make_engine(folder, iterations=20).run()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 99, "split": "train"}) + '\n{"step": 100, "spl')
+    engine = make_engine(folder, iterations=30)
+    assert max(row["step"] for row in rows(folder)) == 20
+    engine.run()
+    assert [r["step"] for r in rows(folder) if r["split"] == "train"] == [10, 20, 30]
+
+
+def test_a_run_without_checkpoint_starts_again_and_says_so(
+    make_engine: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    make_engine(folder)  # killed before step 0
+    engine = make_engine(folder)
+    assert "starting again" in capsys.readouterr().err
+    assert engine.run()
+
+
+def test_damaged_checkpoints_are_kept_when_a_run_starts_again(
+    make_engine: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    make_engine(folder, iterations=20).run()
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert make_engine(folder).run()
+    message = capsys.readouterr().err
+    assert "damaged" in message
+    assert "starting again" in message
+    assert len(list((folder / "checkpoints").glob("*.damaged"))) == 2
+    assert (folder / "metrics.damaged.jsonl").exists()
+
+
+def test_resuming_goes_back_to_the_older_checkpoint(make_engine: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    make_engine(folder, iterations=20).run()
+    (folder / "checkpoints" / "step_000000020.ckpt").write_bytes(b"")
+    assert make_engine(folder).state.step == 0
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match="--resume"):
+        RunFolder.create(tmp_path, "regression", {}, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_missing_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no such run"):
+        RunFolder.open(tmp_path / "nowhere")
+
+
+def test_another_model_does_not_load(make_engine: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    engine = make_engine(folder)
+    engine.run()
+    state = load_checkpoint(engine.folder.checkpoints.path(30))
+    state["objective"] = {"model.0.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match="does not fit the config"):
+        engine.state.load_state_dict(state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(
+    make_engine: Make, weights: Weights, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    engine = make_engine(tmp_path / "run")
+    original = engine.objective.after_optimizer_step
+
+    def interrupted(step: int) -> None:
+        original(step)
+        if step == 12:
+            os.kill(os.getpid(), number)
+
+    engine.objective.after_optimizer_step = interrupted  # type: ignore[method-assign] # the test interrupts here
+    assert not engine.run()
+    assert signal.getsignal(number) is before
+    assert not engine.folder.finished
+    again = make_engine(tmp_path / "run")
+    assert again.state.step == engine.state.step == 13
+    assert again.run()
+    whole = make_engine(tmp_path / "whole")
+    whole.run()
+    assert_same(weights(whole), weights(again))
+
+
+def test_a_bad_batch_is_reported_by_step_and_sample(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run")
+    setattr(engine.objective, "poison", 17)  # noqa: B010
+    with pytest.raises(TrainingFailure, match=r"step 17: .*input 0 .* samples \[2\]"):
+        engine.run()
+    assert RunFolder.open(tmp_path / "run").checkpoints.newest()["step"] == 0
+
+
+def test_bad_weights_are_reported_by_name(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run")
+
+    def poison(step: int) -> None:
+        if step == 4:
+            engine.objective.model.get_parameter("3.bias").data.fill_(float("nan"))
+
+    engine.objective.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
+    with pytest.raises(TrainingFailure, match=r"step 5: .*parameter model\.3\.bias"):
+        engine.run()
+
+
+def test_an_overflowing_layer_is_reported_by_name(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run")
+
+    def overflow(step: int) -> None:
+        engine.objective.model.get_parameter("3.weight").data.fill_(3e38)
+
+    engine.objective.after_optimizer_step = overflow  # type: ignore[method-assign] # breaks the weights
+    with pytest.raises(TrainingFailure, match=r"step 2: .*layer model\.3 .*samples \["):
+        engine.run()
+
+
+def test_weights_that_are_not_numbers_are_never_saved(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run", iterations=4)
+
+    def poison(step: int) -> None:
+        if step == 4:
+            engine.objective.model.get_parameter("3.bias").data.fill_(float("nan"))
+
+    engine.objective.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
+    with pytest.raises(TrainingFailure, match="parameter model"):
+        engine.run()
+    assert engine.folder.checkpoints.newest()["step"] == 0
+
+
+def test_best_weights_follow_the_validation_value(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run", evaluate_every=3, learning_rate=0.3)
+    engine.run()
+    tried = {r["step"]: r["mse"] for r in rows(tmp_path / "run") if r["split"] == "validation"}
+    best = load_checkpoint(engine.folder.checkpoints.best)
+    assert best["step"] == min(tried, key=lambda step: tried[step])
+
+
+def test_checkpoints_follow_the_clock(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run", checkpoint_seconds=1e-6)
+    engine.run()
+    assert engine.folder.checkpoints.steps() == [30, 29]
+
+
+def test_figures_take_no_more_than_their_share(
+    make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(tmp_path / "run", figures_every=1, iterations=100)
+    slow = [0.0]
+
+    def figures(folder: Path, step: int) -> None:
+        slow[0] += 1
+
+    monkeypatch.setattr(engine.objective, "figures", figures)
+    monkeypatch.setattr("flow_apps.training.engine._FIGURE_SHARE", 0.0)
+    engine.run()
+    assert slow[0] == 2  # the first, before anything is known about their cost, and the last
+
+
+def test_gradient_clipping_bounds_the_step(make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path / "run", gradient_clip=1e-3, iterations=1)
+    engine.run()
+    gradients = [p.grad for p in engine.objective.parameters() if p.grad is not None]
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_full_disk_while_training_keeps_the_last_checkpoint(
+    make_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(tmp_path / "run", checkpoint_seconds=1e-6)
+
+    def fill(step: int) -> None:
+        if step == 5:
+
+            def refuse(_: int) -> None:
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr("os.fsync", refuse)
+
+    engine.objective.after_optimizer_step = fill  # type: ignore[method-assign] # the disk fills here
+    with pytest.raises(OSError, match="No space left"):
+        engine.run()
+    monkeypatch.undo()
+    assert engine.folder.checkpoints.newest()["step"] == 4
+    assert not list((tmp_path / "run" / "checkpoints").glob(".unfinished*"))
+    assert make_engine(tmp_path / "run").run()
+
+
+def test_same_seed_same_weights_other_seed_other_weights(
+    make_engine: Make, weights: Weights, tmp_path: Path
+) -> None:
+    runs = [make_engine(tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
+    for run in runs:
+        torch.rand(3)  # the state of the global generator must not matter
+        run.run()
+    assert_same(weights(runs[0]), weights(runs[1]))
+    assert not torch.equal(weights(runs[0])["model.0.weight"], weights(runs[2])["model.0.weight"])
+
+
+def test_the_config_is_on_disk(make_engine: Make, tmp_path: Path) -> None:
+    make_engine(tmp_path / "run", seed=5)
+    content = RunFolder.open(tmp_path / "run").description()
+    assert content["config"]["seed"] == 5
+    assert content["command"] == ["test"]
+    assert {"python", "torch", "flow-core"} <= content["versions"].keys()

@@ -1,0 +1,50 @@
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from flow_apps.errors import ConfigError
+from flow_apps.training.metrics import JsonLines, Tracker, cut_metrics, flatten, read_metrics
+
+
+def test_lines_are_json_even_with_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    JsonLines(path).log(3, "train", {"nats": float("nan"), "solver": {"a": {"residual": 1e-7}}})
+    (row,) = read_metrics(path)
+    assert row == {"step": 3, "split": "train", "nats": "nan", "solver": {"a": {"residual": 1e-7}}}
+
+
+def test_cutting_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "split": "train"}) for step in range(5)]
+    path.write_text("\n".join(lines) + '\n{"step": 5')
+    cut_metrics(path, 2)
+    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2]
+
+
+def test_nested_numbers_are_flattened() -> None:
+    assert flatten({"a": 1, "b": {"c": 2.0}, "d": "text"}) == {"a": 1.0, "b/c": 2.0}
+
+
+def test_a_tracker_gets_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Any]] = []
+    module = ModuleType("trackio")
+    for name in ("init", "log", "finish"):
+
+        def call(*args: Any, _name: str = name, **kwargs: Any) -> None:
+            calls.append((_name, args or kwargs))
+
+        setattr(module, name, call)
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    tracker = Tracker("trackio", "project", "run", {"seed": 1})
+    tracker.log(4, "test", {"nats": 2.0})
+    tracker.close()
+    assert [name for name, _ in calls] == ["init", "log", "finish"]
+    assert calls[1][1] == ({"test/nats": 2.0},)
+
+
+def test_a_tracker_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ConfigError, match="no_such_tracker is not installed"):
+        Tracker("no_such_tracker", "project", "run", {})
