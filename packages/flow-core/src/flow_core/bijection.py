@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Context = Float[Tensor, "batch *context"] | None
+Context = Float[Tensor, " batch *context"] | None
 
 
 class Bijection(nn.Module, ABC):
@@ -26,37 +26,37 @@ class Bijection(nn.Module, ABC):
 
     @abstractmethod
     def transform(
-        self, x: Float[Tensor, "batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, "batch *out"]:
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *out"]:
         """Map x to y, without any log-determinant work."""
 
     @abstractmethod
     def inverse(
-        self, y: Float[Tensor, "batch *out"], *, context: Context = None
-    ) -> Float[Tensor, "batch *shape"]:
+        self, y: Float[Tensor, " batch *out"], *, context: Context = None
+    ) -> Float[Tensor, " batch *shape"]:
         """Map y back to x, without any log-determinant work."""
 
     @abstractmethod
     def transform_and_log_det(
-        self, x: Float[Tensor, "batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
         """Map x to y; the log-determinant is log|det ∂y/∂x|."""
 
     @abstractmethod
     def inverse_and_log_det(
-        self, y: Float[Tensor, "batch *out"], *, context: Context = None
-    ) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+        self, y: Float[Tensor, " batch *out"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """Map y to x; the log-determinant is log|det ∂x/∂y|."""
 
     def forward(
-        self, x: Float[Tensor, "batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, "batch *out"], Float[Tensor, " batch"]]:
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
         """Same as `transform_and_log_det`: what hooks, DDP and compile see."""
         return self.transform_and_log_det(x, context=context)
 
     def initialize(
-        self, x: Float[Tensor, "batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, "batch *out"]:
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *out"]:
         """Set data-dependent parameters from a batch, once, and return the transformed batch.
 
         Combinators walk this through their children; layers without such parameters only

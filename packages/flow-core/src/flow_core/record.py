@@ -71,7 +71,8 @@ class Report:
             products=log_dets[-1][1] if log_dets else 0,
         )
 
-    def _name(self, block: nn.Module) -> str:
+    def name_of(self, block: nn.Module) -> str:
+        """The module name of a block, or its kind with a number."""
         return self.names.setdefault(id(block), f"{type(block).__name__}#{len(self.names)}")
 
 
@@ -97,7 +98,7 @@ def record(model: nn.Module | None = None) -> Iterator[Report]:
 def post_solution(block: nn.Module, solution: Solution) -> None:
     """Add a solve of `block` to every open report."""
     for report in _OPEN.get():
-        report.solutions[report._name(block)].append(_detached(solution))  # noqa: SLF001
+        report.solutions[report.name_of(block)].append(_detached(solution))
 
 
 def post_log_det(block: nn.Module, log_det: LogDet) -> None:
@@ -105,7 +106,7 @@ def post_log_det(block: nn.Module, log_det: LogDet) -> None:
     for report in _OPEN.get():
         error = log_det.standard_error
         entry = (None if error is None else error.detach(), log_det.products)
-        report.log_dets[report._name(block)].append(entry)  # noqa: SLF001
+        report.log_dets[report.name_of(block)].append(entry)
 
 
 def _detached(solution: Solution) -> Solution:

@@ -5,7 +5,7 @@ conditioner features, masks. It is a value, not a module: nothing in it can go s
 """
 
 from collections.abc import Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,28 +28,28 @@ class Linearization(Protocol):
         ...
 
     @property
-    def point(self) -> Float[Tensor, "batch *shape"]:
+    def point(self) -> Float[Tensor, " batch *shape"]:
         """Where it was linearized."""
         ...
 
     @property
-    def value(self) -> Float[Tensor, "batch *shape"]:
+    def value(self) -> Float[Tensor, " batch *shape"]:
         """G(point)."""
         ...
 
-    def jvp(self, tangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
+    def jvp(self, tangent: Float[Tensor, " *probes"]) -> Float[Tensor, " *probes"]:
         """J t for tangents of shape `(*probes, batch, *shape)`."""
         ...
 
-    def vjp(self, cotangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
+    def vjp(self, cotangent: Float[Tensor, " *probes"]) -> Float[Tensor, " *probes"]:
         """Jᵀ g for cotangents of shape `(*probes, batch, *shape)`."""
         ...
 
-    def jacobian(self) -> Float[Tensor, "batch dim dim"]:
+    def jacobian(self) -> Float[Tensor, " batch dim dim"]:
         """J as a matrix per sample; costs `dim` products."""
         ...
 
-    def select(self, index: Index) -> Self:
+    def select(self, index: Index) -> "Linearization":
         """The same linearization for a subset of the batch."""
         ...
 
@@ -58,15 +58,15 @@ class Linearization(Protocol):
 class BoundMap(Protocol):
     """A map w -> G(w) of a batch, sample by sample, with its parameters bound."""
 
-    def __call__(self, w: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+    def __call__(self, w: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """G(w)."""
         ...
 
-    def linearize(self, w: Float[Tensor, "batch *shape"]) -> Linearization:
+    def linearize(self, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """G(w) together with products with its Jacobian at w."""
         ...
 
-    def select(self, index: Index) -> Self:
+    def select(self, index: Index) -> "BoundMap":
         """The map for a subset of the batch: re-indexes everything that belongs to a sample."""
         ...
 
@@ -74,10 +74,10 @@ class BoundMap(Protocol):
         """Every tensor that G depends on; gradients flow to these."""
         ...
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Self:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "BoundMap":
         """The same map with `tensors()` replaced, in the same order."""
         ...
 
-    def __neg__(self) -> Self:
+    def __neg__(self) -> "BoundMap":
         """The map -G."""
         ...

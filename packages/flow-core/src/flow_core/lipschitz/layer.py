@@ -79,8 +79,7 @@ class LipschitzLayer(nn.Module, ABC):
 
         The gradient goes through W and through sigma, with u and v constant.
         """
-        sigma = torch.dot(self.weight.flatten(), self.direction.flatten())
-        return self.weight / (sigma / self.coeff).clamp(min=1.0), self.bias
+        return effective_weight(self.weight, self.direction, self.coeff), self.bias
 
     def update_lipschitz(self, iterations: int | None = None) -> None:
         """Follow the weight with the singular pair; the only thing that moves the buffers."""
@@ -90,6 +89,12 @@ class LipschitzLayer(nn.Module, ABC):
     def absorb(self, factor: float) -> None:
         """Make the raw weight `factor` <= 1 times the effective one; the two are equal then."""
         self.weight.copy_(self.effective()[0] * factor)
+
+
+def effective_weight(weight: Tensor, direction: Tensor, coeff: float) -> Tensor:
+    """W / max(1, sigma / coeff) with sigma = <W, direction>."""
+    sigma = torch.dot(weight.flatten(), direction.flatten())
+    return weight / (sigma / coeff).clamp(min=1.0)
 
 
 @torch.no_grad()

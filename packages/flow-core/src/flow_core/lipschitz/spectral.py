@@ -4,10 +4,12 @@ All work on a batch of operators of one shape, start from the last pair, and ret
 (u, v) with uᵀ A v >= 0, an estimate of the norm from below.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from flow_solvers.krylov import golub_kahan
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -75,7 +77,7 @@ class GolubKahan(SpectralMethod):
     A cycle of k steps finds the best pair of two Krylov spaces of dimension k, at the price of k
     power iterations. The test is on the pair itself: |Aᵀ u - sigma v| <= tolerance * sigma, with
     A v = sigma u by construction; the error of sigma is of the order of its square.
-    (Golub and Kahan 1965; re-orthogonalised twice, Giraud et al. 2005.)
+    (Golub and Kahan 1965, re-orthogonalised twice.)
     """
 
     steps: int = 2
@@ -96,13 +98,13 @@ class GolubKahan(SpectralMethod):
         """At most `cycles` cycles, or exactly `iterations` steps in the longest cycles."""
         if iterations is None:
             for _ in range(self.cycles):
-                u, v, residual = golub_kahan_cycle(operator, u, v, self.steps)
+                u, v, residual = golub_kahan_cycle(operator, v, self.steps)
                 if bool((residual <= self.tolerance).all()):
                     break
             return u, v
         for start in range(0, iterations, LONGEST_CYCLE):
             steps = min(LONGEST_CYCLE, iterations - start)
-            u, v, _ = golub_kahan_cycle(operator, u, v, steps)
+            u, v, _ = golub_kahan_cycle(operator, v, steps)
         return u, v
 
 
@@ -139,28 +141,14 @@ class ExactSVD(SpectralMethod):
 
 
 def golub_kahan_cycle(
-    operator: Operator, u: Left, v: Right, steps: int
+    operator: Operator, v: Right, steps: int
 ) -> tuple[Left, Right, Float[Tensor, " batch"]]:
     """The best pair of the Krylov spaces of `steps` steps from v, and its relative residual."""
     steps = min(steps, operator.rank_bound)
-    v = normalize(v)
-    left = u.new_zeros(len(u), steps, u.shape[-1])
-    right = v.new_zeros(len(v), steps, v.shape[-1])
-    small = v.new_zeros(len(v), steps, steps)
-    beta = v.new_zeros(len(v))
-    for j in range(steps):
-        right[:, j] = v
-        u = orthogonalize(operator.apply(v), left[:, :j])
-        small[:, j, j] = torch.linalg.vector_norm(u, dim=-1)
-        left[:, j] = normalize(u)
-        v = orthogonalize(operator.adjoint(left[:, j]), right[:, : j + 1])
-        beta = torch.linalg.vector_norm(v, dim=-1)
-        if j + 1 < steps:
-            small[:, j, j + 1] = beta
-            v = normalize(v)
-    p, sigma, qh = torch.linalg.svd(small)
-    residual = beta * p[:, -1, 0].abs() / positive(sigma[:, 0])
-    return combine(p[:, :, 0], left), combine(qh[:, 0], right), residual
+    process = golub_kahan(operator.apply, operator.adjoint, v, steps)
+    p, sigma, qh = torch.linalg.svd(process.bidiagonal())
+    residual = process.super_diagonal[:, -1] * p[:, -1, 0].abs() / positive(sigma[:, 0])
+    return combine(p[:, :, 0], process.left), combine(qh[:, 0], process.right[:, :-1]), residual
 
 
 def combine(
@@ -168,15 +156,6 @@ def combine(
 ) -> Float[Tensor, "batch dim"]:
     """The unit vector with these coefficients."""
     return normalize((coefficients.unsqueeze(1) @ basis).squeeze(1))
-
-
-def orthogonalize(
-    x: Float[Tensor, "batch dim"], basis: Float[Tensor, "batch steps dim"]
-) -> Float[Tensor, "batch dim"]:
-    """X minus its projection on the rows of the basis; once is not enough in float32."""
-    for _ in range(2):
-        x = x - ((x.unsqueeze(1) @ basis.mT) @ basis).squeeze(1)
-    return x
 
 
 def top_eigenvector(gram: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch side"]:
@@ -199,7 +178,7 @@ def settled(
     new: Float[Tensor, "batch dim"], old: Float[Tensor, "batch dim"], tolerance: float
 ) -> Bool[Tensor, " batch"]:
     """Whether the root mean square change is small against the largest entry."""
-    change = torch.linalg.vector_norm(new - old, dim=-1) / new.shape[-1] ** 0.5
+    change = torch.linalg.vector_norm(new - old, dim=-1) / math.sqrt(new.shape[-1])
     return change < tolerance * (1 + new.amax(dim=-1))
 
 

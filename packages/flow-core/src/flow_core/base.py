@@ -1,0 +1,76 @@
+"""Distributions of the latent of a flow."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Base(nn.Module, ABC):
+    """A distribution of the latent z with samples of one shape.
+
+    Attributes:
+        event_shape: Shape of one z.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+
+    @abstractmethod
+    def log_prob(self, z: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch"]:
+        """Log-density of each z of a batch, in nats."""
+
+    @abstractmethod
+    def rsample(self, count: int) -> Float[Tensor, " batch *event"]:
+        """Draw `count` values of z from the device's default generator."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype of samples."""
+
+
+@final
+class StandardNormal(Base):
+    """N(0, T²·I).
+
+    Args:
+        event_shape: Shape of one z.
+        temperature: T; below 1 for samples that are closer to the mode than those of the model.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, event_shape: Sequence[int], *, temperature: float = 1.0) -> None:
+        super().__init__(event_shape)
+        if temperature <= 0:
+            raise ValueError(f"expected a positive temperature, got {temperature}")
+        # A buffer follows `.to`, so samples come in the dtype and on the device of the model.
+        value = torch.tensor(temperature, dtype=torch.get_default_dtype())
+        self.register_buffer("temperature", value, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of samples."""
+        return self.temperature.dtype
+
+    def extra_repr(self) -> str:
+        """Shape shown in the representation of a model."""
+        return f"event_shape={tuple(self.event_shape)}"
+
+    def log_prob(self, z: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch"]:
+        """−½·‖z/T‖² − D·(½·log 2π + log T)."""
+        squares = (z / self.temperature).square().flatten(1).sum(1)
+        dims = math.prod(self.event_shape)
+        return -0.5 * squares - dims * (0.5 * math.log(2 * math.pi) + self.temperature.log())
+
+    def rsample(self, count: int) -> Float[Tensor, " batch *event"]:
+        """T·ε with ε ~ N(0, I)."""
+        shape = (count, *self.event_shape)
+        noise = torch.randn(shape, dtype=self.dtype, device=self.temperature.device)
+        return self.temperature * noise

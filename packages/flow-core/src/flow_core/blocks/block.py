@@ -1,0 +1,71 @@
+"""What residual, implicit and monotone blocks share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from flow_logdet import Estimator, Kind, default_estimator
+from flow_solvers import BoundMap, Linearization, SolverError
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flow_core.bijection import Bijection
+from flow_core.blocks.solve import Solve
+from flow_core.record import post_log_det, post_solution
+
+
+class FixedPointBlock(Bijection):
+    """A bijection that solves a fixed point in at least one direction.
+
+    The log-determinant estimator is chosen from outside (`with_estimator`) and is not part of the
+    state; by default it is exact in small dimension, see `flow_logdet.default_estimator`.
+    """
+
+    def __init__(self, solve: Solve | None) -> None:
+        super().__init__()
+        self.solve = Solve() if solve is None else solve
+        self.estimator: Estimator | None = None
+
+    def _resolvent(
+        self, bound: BoundMap, x: Float[Tensor, " batch *shape"]
+    ) -> Float[Tensor, " batch *shape"]:
+        """The solution of w + G(w) = x, recorded."""
+        try:
+            solution = self.solve(bound, x)
+        except SolverError as error:
+            post_solution(self, error.solution)
+            raise
+        post_solution(self, solution)
+        return solution.value
+
+    def _estimator(self, x: Tensor) -> Estimator:
+        if self.estimator is not None:
+            return self.estimator
+        return default_estimator(prod(x.shape[1:]), training=self.training)
+
+    def _log_det(
+        self, estimator: Estimator, linearization: Linearization, kind: Kind
+    ) -> Float[Tensor, " batch"]:
+        log_det = estimator.log_det(linearization, kind)
+        post_log_det(self, log_det)
+        return log_det.value
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """The input in float32 or float64, whatever the autocast state."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@contextmanager
+def with_estimator(model: nn.Module, estimator: Estimator | None) -> Iterator[None]:
+    """Use an estimator in every block of `model` inside the context; None is the default one."""
+    blocks = [m for m in model.modules() if isinstance(m, FixedPointBlock)]
+    before = [block.estimator for block in blocks]
+    for block in blocks:
+        block.estimator = estimator
+    try:
+        yield
+    finally:
+        for block, old in zip(blocks, before, strict=True):
+            block.estimator = old

@@ -1,0 +1,63 @@
+"""Implicit blocks: a residual block followed by the inverse of another."""
+
+from typing import final
+
+from flow_logdet import LogDet, log_det_difference
+from flow_solvers import BoundMap
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_core.bijection import Context
+from flow_core.blocks.block import FixedPointBlock, full_precision
+from flow_core.blocks.solve import Solve
+from flow_core.maps import LipschitzMap
+from flow_core.record import post_log_det
+
+
+@final
+class Implicit(FixedPointBlock):
+    """z + G_z(z) = x + G_x(x), with log det(I + J_x(x)) - log det(I + J_z(z)).
+
+    The inverse solves the same equation with the roles exchanged. Source: Lu et al. 2021
+    (Implicit Normalizing Flows), eq. 6-8.
+    """
+
+    def __init__(self, g_x: LipschitzMap, g_z: LipschitzMap, solve: Solve | None = None) -> None:
+        super().__init__(solve)
+        self.g_x = g_x
+        self.g_z = g_z
+
+    def transform(
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *shape"]:
+        """The solution z of z + G_z(z) = x + G_x(x)."""
+        x = full_precision(x)
+        return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x))
+
+    def inverse(
+        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *shape"]:
+        """The solution x of x + G_x(x) = y + G_z(y)."""
+        y = full_precision(y)
+        return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y))
+
+    def transform_and_log_det(
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
+        """z and log det(I + J_x(x)) - log det(I + J_z(z))."""
+        return self._map(self.g_x.bind(context), self.g_z.bind(context), full_precision(x))
+
+    def inverse_and_log_det(
+        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
+        """x and log det(I + J_z(z)) - log det(I + J_x(x))."""
+        return self._map(self.g_z.bind(context), self.g_x.bind(context), full_precision(y))
+
+    def _map(self, source: BoundMap, target: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve z + target(z) = x + source(x)."""
+        estimator = self._estimator(x)
+        at_x = estimator.linearize(source, x)
+        z = self._resolvent(target, x + at_x.value)
+        log_det: LogDet = log_det_difference(estimator, at_x, estimator.linearize(target, z))
+        post_log_det(self, log_det)
+        return z, log_det.value

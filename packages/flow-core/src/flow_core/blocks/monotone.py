@@ -1,0 +1,63 @@
+"""Monotone blocks: the Cayley transform of a contraction."""
+
+from math import sqrt
+from typing import final
+
+from flow_logdet import Kind
+from flow_solvers import BoundMap
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_core.bijection import Context
+from flow_core.blocks.block import FixedPointBlock, full_precision
+from flow_core.blocks.solve import Solve
+from flow_core.maps import LipschitzMap
+
+SQRT2 = sqrt(2.0)
+
+
+@final
+class Monotone(FixedPointBlock):
+    """w + G(w) = √2·x, y = √2·w - x, with log det(I - J(w)) - log det(I + J(w)).
+
+    This is F = ((Id + G)/2)⁻¹ - Id up to a rescaling of G; its inverse is the same with -G.
+    Source: Ahn et al. 2022 (Monotone Flows), §3.
+    """
+
+    def __init__(self, g: LipschitzMap, solve: Solve | None = None) -> None:
+        super().__init__(solve)
+        self.g = g
+
+    def transform(
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *shape"]:
+        """√2·w - x, where w + G(w) = √2·x."""
+        return self._cayley(self.g.bind(context), full_precision(x))[0]
+
+    def inverse(
+        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> Float[Tensor, " batch *shape"]:
+        """√2·w - y, where w - G(w) = √2·y."""
+        return self._cayley(-self.g.bind(context), full_precision(y))[0]
+
+    def transform_and_log_det(
+        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
+        """√2·w - x and log det(I - J(w)) - log det(I + J(w))."""
+        return self._cayley_and_log_det(self.g.bind(context), full_precision(x))
+
+    def inverse_and_log_det(
+        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
+        """√2·w - y and log det(I + J(w)) - log det(I - J(w)), where w - G(w) = √2·y."""
+        return self._cayley_and_log_det(-self.g.bind(context), full_precision(y))
+
+    def _cayley(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
+        w = self._resolvent(bound, SQRT2 * x)
+        return SQRT2 * w - x, w
+
+    def _cayley_and_log_det(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, w = self._cayley(bound, x)
+        estimator = self._estimator(w)
+        linearization = estimator.linearize(bound, w)
+        return y, self._log_det(estimator, linearization, Kind.MONOTONE)

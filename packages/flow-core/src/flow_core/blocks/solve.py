@@ -1,0 +1,43 @@
+"""How a block solves its equation."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flow_solvers import (
+    AdjointSolver,
+    BoundMap,
+    Solution,
+    Solver,
+    Tolerance,
+    resolvent,
+)
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Settings of the fixed-point solves of a block.
+
+    Attributes:
+        solver: For w + G(w) = x; None chooses by dimension.
+        adjoint: For (I + Jᵀ) v = g; None chooses by dimension.
+        tolerance: Of every sample.
+        on_failure: Raise `SolverError`, or return and leave the status to `record`.
+    """
+
+    solver: Solver | None = None
+    adjoint: AdjointSolver | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    on_failure: Literal["raise", "return"] = "raise"
+
+    def __call__(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
+        """Solve w + G(w) = x, differentiably."""
+        return resolvent(
+            bound,
+            x,
+            solver=self.solver,
+            adjoint=self.adjoint,
+            tolerance=self.tolerance,
+            on_failure=self.on_failure,
+        )

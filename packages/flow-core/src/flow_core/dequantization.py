@@ -1,0 +1,161 @@
+"""Likelihoods of integer data under a flow of real numbers."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor, nn
+
+from flow_core.bijection import Context
+from flow_core.distributions import Flow
+from flow_core.layers.statistics import true_on_all_ranks
+
+
+class Dequantizer(nn.Module, ABC):
+    """A distribution q(u | x) of the noise u in [0, 1) that is added to integers x."""
+
+    @abstractmethod
+    def rsample_and_log_prob(
+        self, x: Integer[Tensor, " batch *event"]
+    ) -> tuple[Float[Tensor, " batch *event"], Float[Tensor, " batch"]]:
+        """Draw u and give log q(u | x) in nats per sample, with gradients."""
+
+
+@final
+class UniformDequantizer(Dequantizer):
+    """u ~ U[0, 1) for every value, so log q = 0. Source: Theis et al. 2016, §3.1."""
+
+    _one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A buffer follows `.to`, so the noise comes in the dtype and on the device of the model.
+        self.register_buffer("_one", torch.ones(()), persistent=False)
+
+    def rsample_and_log_prob(
+        self, x: Integer[Tensor, " batch *event"]
+    ) -> tuple[Float[Tensor, " batch *event"], Float[Tensor, " batch"]]:
+        """Uniform noise and zeros."""
+        noise = torch.rand(x.shape, dtype=self._one.dtype, device=self._one.device)
+        return noise, noise.new_zeros(x.shape[0])
+
+
+@final
+class Dequantized(nn.Module):
+    """The distribution of integers 0 ... levels − 1 that a flow on [0, 1) implies.
+
+    The flow models y = (x + u)/levels. With D values in a sample,
+    P(x) = ∫ p(y)·levels^(−D) du over the unit cube, so
+    log P(x) ≥ E_q[log p(y) − log q(u | x)] − D·log levels. Source: Ho et al. 2019, eq. 5.
+    `forward` is `log_prob_bound`, which is what DDP, hooks and compile see. Everywhere x is of an
+    integer dtype.
+
+    Args:
+        flow: A distribution of y; its event shape is that of x.
+        dequantizer: The distribution of the noise.
+        levels: Number of different integers: 256 for 8-bit images, 17 for 8x8 digits.
+    """
+
+    if TYPE_CHECKING:
+        # nn.Module.__call__ is untyped: without this `model(x)` is Any for users.
+        def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            """Same as `log_prob_bound`."""
+            ...
+
+    def __init__(self, flow: Flow, dequantizer: Dequantizer, levels: int) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"expected at least two levels, got {levels}")
+        self.flow = flow
+        self.dequantizer = dequantizer
+        self.levels = levels
+
+    def forward(
+        self, x: Shaped[Tensor, " batch *event"], context: Context = None
+    ) -> Float[Tensor, " batch"]:
+        """Same as `log_prob_bound`."""
+        return self.log_prob_bound(x, context)
+
+    def log_prob_bound(
+        self, x: Shaped[Tensor, " batch *event"], context: Context = None
+    ) -> Float[Tensor, " batch"]:
+        """A lower bound of log P(x) in nats from one draw of the noise.
+
+        The bound holds for the mean over draws, and its gradient is unbiased.
+
+        Raises:
+            ValueError: If x is not of an integer dtype.
+        """
+        y, log_noise = self._dequantize(x)
+        units = self.flow.event_shape.numel() * math.log(self.levels)
+        return self.flow.log_prob(y, context) - log_noise - units
+
+    def importance_bound(
+        self, x: Shaped[Tensor, " batch *event"], samples: int, context: Context = None
+    ) -> Float[Tensor, " batch"]:
+        """A tighter lower bound of log P(x): log of the mean over `samples` draws.
+
+        Never below `log_prob_bound` in expectation and log P(x) in the limit. Source: Burda et al.
+        2016, eq. 8.
+
+        Raises:
+            ValueError: If `samples` is not positive or x is not of an integer dtype.
+        """
+        if samples < 1:
+            raise ValueError(f"expected at least one sample, got {samples}")
+        draws = torch.stack([self.log_prob_bound(x, context) for _ in range(samples)])
+        return draws.logsumexp(0) - math.log(samples)
+
+    def sample(
+        self, shape: Sequence[int] = (), context: Context = None
+    ) -> Integer[Tensor, "*leading"]:
+        """Draw integers: the bin that a draw of the flow falls into, the nearest if in none."""
+        y = self.flow.sample(shape, context)
+        return (y * self.levels).floor().clamp(0, self.levels - 1).long()
+
+    def initialize(
+        self, x: Shaped[Tensor, " batch *event"], *, context: Context = None
+    ) -> Float[Tensor, " batch *latent"]:
+        """Set data-dependent parameters from a batch of integers, and return z.
+
+        Raises:
+            ValueError: If an integer is outside 0 ... levels − 1; only looked for here, because
+                looking would stop the device at every pass.
+        """
+        inside = (x.long() >= 0) & (x.long() < self.levels)
+        if not true_on_all_ranks(inside):
+            raise ValueError(
+                f"expected integers from 0 to {self.levels - 1}, got others here or on another "
+                f"rank, the first of them here {x[~inside][:3].tolist()}; set levels to the "
+                "number of different values"
+            )
+        y, _ = self._dequantize(x)
+        return self.flow.initialize(y, context=context)
+
+    def _dequantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.is_floating_point() or x.is_complex():
+            raise ValueError(
+                f"expected integers, got {x.dtype}; give pixels as 0 ... {self.levels - 1}, "
+                "before any scaling"
+            )
+        noise, log_noise = self.dequantizer.rsample_and_log_prob(x)
+        integers = x.to(noise.dtype)
+        # Rounding of x + u may reach x + 1, which is another integer (and 1 for the last bin).
+        ceiling = torch.nextafter(integers + 1, integers)
+        return torch.minimum(integers + noise, ceiling) / self.levels, log_noise
+
+
+def bits_per_dim(
+    log_prob: Float[Tensor, "*batch"], event_shape: Sequence[int]
+) -> Float[Tensor, "*batch"]:
+    """−log₂ P(x) / D: bits per value of a sample of integers.
+
+    Args:
+        log_prob: log P(x) of integers in nats, as `Dequantized` gives it; a log-density of real
+            numbers first needs D·log(levels) of its scale subtracted.
+        event_shape: Shape of a sample, of D values; channels count.
+    """
+    return -log_prob / (math.prod(event_shape) * math.log(2))

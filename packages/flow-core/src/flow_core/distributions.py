@@ -1,0 +1,171 @@
+"""A base distribution and a bijection make a density with samples."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from flow_core.base import Base
+from flow_core.bijection import Bijection, Context
+
+
+@final
+class Flow(nn.Module):
+    """The distribution of x when z = bijection.transform(x) has the base distribution.
+
+    log p(x) = log p_base(z) + log|det ∂z/∂x|. Shapes are those of torch.distributions: x may have
+    any number of leading dimensions in front of the event shape; a context of shape
+    `(batch, ...)` gives a batch of distributions, and x broadcasts against it. `forward` is
+    `log_prob`, which is what DDP, hooks and compile see.
+
+    Args:
+        base: Distribution of z.
+        bijection: Maps x to z.
+        event_shape: Shape of one x, where it is not the shape of z.
+    """
+
+    if TYPE_CHECKING:
+        # nn.Module.__call__ is untyped: without this `flow(x)` is Any for users.
+        def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+            """Same as `log_prob`."""
+            ...
+
+    def __init__(
+        self, base: Base, bijection: Bijection, event_shape: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.event_shape = base.event_shape if event_shape is None else torch.Size(event_shape)
+        if self.event_shape.numel() != base.event_shape.numel():
+            raise ValueError(
+                f"expected as many values in x as in z, got {tuple(self.event_shape)} and "
+                f"{tuple(base.event_shape)}"
+            )
+        self.base = base
+        self.bijection = bijection
+
+    def forward(
+        self, x: Float[Tensor, "*leading"], context: Context = None
+    ) -> Float[Tensor, "*lead"]:
+        """Same as `log_prob`."""
+        return self.log_prob(x, context)
+
+    def log_prob(
+        self, x: Float[Tensor, "*leading"], context: Context = None
+    ) -> Float[Tensor, "*lead"]:
+        """Log-density of x in nats, of shape sample shape + batch shape.
+
+        Raises:
+            ValueError: If x does not end in the event shape.
+        """
+        lead, x, context = self._fold(x, context)
+        z, log_det = self.bijection(x, context=context)
+        return (self.base.log_prob(z) + log_det).reshape(lead)
+
+    def sample(
+        self, shape: Sequence[int] = (), context: Context = None
+    ) -> Float[Tensor, "*leading"]:
+        """Draw x of shape `shape` + batch shape + event shape, without a graph."""
+        with torch.no_grad():
+            return self.rsample(shape, context)
+
+    def rsample(
+        self, shape: Sequence[int] = (), context: Context = None
+    ) -> Float[Tensor, "*leading"]:
+        """Draw x with gradients to the parameters and the context."""
+        lead, z, context = self._draw(shape, context)
+        x = self.bijection.inverse(z, context=context)
+        return x.reshape(*lead, *self.event_shape)
+
+    def rsample_and_log_prob(
+        self, shape: Sequence[int] = (), context: Context = None
+    ) -> tuple[Float[Tensor, "*leading"], Float[Tensor, "*lead"]]:
+        """Draw x and its log-density from one pass: log p(x) = log p_base(z) − log|det ∂x/∂z|."""
+        lead, z, context = self._draw(shape, context)
+        x, log_det = self.bijection.inverse_and_log_det(z, context=context)
+        log_prob = self.base.log_prob(z) - log_det
+        return x.reshape(*lead, *self.event_shape), log_prob.reshape(lead)
+
+    def condition(self, context: Context = None) -> "Conditioned":
+        """The distribution given a context, as a torch.distributions object."""
+        return Conditioned(self, context)
+
+    def initialize(self, x: Float[Tensor, "*leading"], *, context: Context = None) -> Tensor:
+        """Set data-dependent parameters from a batch of x, and return z."""
+        _, x, context = self._fold(x, context)
+        return self.bijection.initialize(x, context=context)
+
+    def _fold(self, x: Tensor, context: Context) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
+        """Fold sample and batch shape into one batch dimension, broadcast x and the context."""
+        cut = x.ndim - len(self.event_shape)
+        if cut < 0 or x.shape[cut:] != self.event_shape:
+            raise ValueError(
+                f"expected a shape ending in {tuple(self.event_shape)}, got {tuple(x.shape)}"
+            )
+        # torch declares this function without types.
+        lead = tuple(
+            torch.broadcast_shapes(x.shape[:cut], _batch_shape(context))  # type: ignore[no-untyped-call]
+        )
+        x = x.expand(*lead, *self.event_shape).reshape(math.prod(lead), *self.event_shape)
+        return lead, x, _spread(context, lead)
+
+    def _draw(
+        self, shape: Sequence[int], context: Context
+    ) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
+        lead = (*shape, *_batch_shape(context))
+        return lead, self.base.rsample(math.prod(lead)), _spread(context, lead)
+
+
+@final
+class Conditioned(Distribution):
+    """A flow given its context, for code that expects torch.distributions."""
+
+    has_rsample = True
+
+    def __init__(self, flow: Flow, context: Context) -> None:
+        self.flow = flow
+        self.context = context
+        super().__init__(torch.Size(_batch_shape(context)), flow.event_shape, validate_args=False)
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """None: the parameters are those of the flow."""
+        return {}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The whole space; flows on a smaller domain give NaN outside it."""
+        # torch declares this class without types.
+        return constraints.independent(  # type: ignore[no-untyped-call]
+            constraints.real, len(self.event_shape)
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, of shape sample shape + batch shape."""
+        return self.flow.log_prob(value, self.context)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw with gradients."""
+        return self.flow.rsample(sample_shape, self.context)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw without a graph."""
+        return self.flow.sample(sample_shape, self.context)
+
+    def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Draw with log-densities, from one pass."""
+        return self.flow.rsample_and_log_prob(sample_shape, self.context)
+
+
+def _batch_shape(context: Context) -> tuple[int, ...]:
+    return () if context is None else (context.shape[0],)
+
+
+def _spread(context: Context, lead: tuple[int, ...]) -> Tensor | None:
+    """Repeat a context over the sample dimensions in front of its batch."""
+    if context is None:
+        return None
+    return context.expand(*lead, *context.shape[1:]).reshape(math.prod(lead), *context.shape[1:])

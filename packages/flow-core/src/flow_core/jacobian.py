@@ -1,0 +1,59 @@
+"""Dense Jacobians of bijections."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_core.bijection import Bijection, Context
+
+
+def jacobian(
+    bijection: Bijection,
+    x: Float[Tensor, " batch *shape"],
+    *,
+    direction: Literal["transform", "inverse"] = "transform",
+    context: Context = None,
+    chunk: int | None = None,
+) -> Float[Tensor, "batch dim dim2"]:
+    """∂output/∂input of every sample as a matrix, outputs in rows, both flattened.
+
+    Every sample is repeated once per output and takes its unit cotangent with it, so a chunk is
+    one pass and one backward through the solvers; nothing is vectorised over a solver's loop.
+
+    Args:
+        bijection: The map; its parameters get no gradient.
+        x: Where; the input of the direction that is asked.
+        direction: Which of the two maps.
+        context: First dimension the batch.
+        chunk: Rows per pass; all of them by default. Memory grows with it.
+
+    Raises:
+        ValueError: If `chunk` is not positive.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"expected a positive chunk or None, got {chunk}")
+    dim = math.prod(x.shape[1:])
+    rows = torch.split(torch.arange(dim, device=x.device), chunk or max(dim, 1))
+    parts = [_rows(bijection, x, direction, context, part) for part in rows]
+    return torch.cat(parts, dim=1)
+
+
+def _rows(
+    bijection: Bijection, x: Tensor, direction: str, context: Context, rows: Tensor
+) -> Tensor:
+    """The given rows of the Jacobian, shape (batch, rows, dim)."""
+    count = rows.numel()
+    repeated = x.detach().repeat_interleave(count, 0).requires_grad_()
+    if context is not None:
+        context = context.detach().repeat_interleave(count, 0)
+    with torch.enable_grad():
+        method = bijection.transform if direction == "transform" else bijection.inverse
+        output = method(repeated, context=context)
+        cotangent = torch.zeros_like(output).flatten(1)
+        position = rows.repeat(x.shape[0])
+        cotangent.scatter_(1, position[:, None], 1.0)
+        (grad,) = torch.autograd.grad(output, repeated, cotangent.view_as(output))
+    return grad.reshape(x.shape[0], count, math.prod(x.shape[1:]))

@@ -1,0 +1,157 @@
+"""A dense net as pure functions of its folded weights.
+
+h₀ = w, hᵢ₊₁ = [hᵢ, φᵢ(Wᵢ hᵢ + bᵢ + cᵢ)], G(w) = W hᴅ + b. The weights of the learnable
+concatenation are folded into the columns of the Wᵢ beforehand: one evaluation then scales nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_core.lipschitz.layer import effective_weight
+from flow_core.maps.bound_activation import BoundActivation
+from flow_core.maps.operators import (
+    affine,
+    affine_transpose,
+    channel_dim,
+    gather,
+    scale_inputs,
+    spread,
+)
+
+
+def concatenation(logits: Float[Tensor, "depth 2"], bound: float) -> Float[Tensor, "depth 2"]:
+    """Weights of the learnable concatenation [η₁ h, η₂ φ], with η₁² + η₂² = bound².
+
+    ηᵢ = softplus(Kᵢ) + 0.1, normalised. Source: Perugachi-Diaz et al. 2021 (i-DenseNets), §3.2.
+    """
+    eta = torch.nn.functional.softplus(logits) + 0.1
+    return bound * eta / eta.norm(dim=1, keepdim=True)
+
+
+def effective(
+    weights: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    coeff: float,
+    logits: Float[Tensor, "depth 2"],
+    bound: float,
+) -> tuple[Tensor, ...]:
+    """Normalised weights with the concatenation folded in."""
+    normalised = [effective_weight(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
+    return fold(normalised, concatenation(logits, bound))
+
+
+def fold(weights: Sequence[Tensor], eta: Float[Tensor, "depth 2"]) -> tuple[Tensor, ...]:
+    """Move the concatenation weights into the columns of the layers that read them.
+
+    What layer j wrote reaches layer i scaled by η₂ⱼ Πⱼ﹤ₘ﹤ᵢ η₁ₘ, the input by Πₘ﹤ᵢ η₁ₘ.
+    """
+    keep, write = eta.unbind(1)
+    scales = keep.new_ones(weights[0].shape[1])
+    folded = [weights[0]]
+    for i, weight in enumerate(weights[1:]):
+        written = weight.shape[1] - scales.shape[0]
+        scales = torch.cat([keep[i] * scales, write[i].expand(written)])
+        folded.append(scale_inputs(weight, scales))
+    return tuple(folded)
+
+
+def dense_value(
+    w: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    features: Sequence[Tensor],
+    activations: Sequence[BoundActivation],
+) -> Tensor:
+    """G(w)."""
+    h, dim = w, channel_dim(weights[0])
+    for i, activation in enumerate(activations):
+        a = _shifted(affine(h, weights[i], biases[i]), features, i)
+        h = torch.cat([h, activation.value(a, dim)], dim)
+    return affine(h, weights[-1], biases[-1])
+
+
+def dense_value_and_slopes(
+    w: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    features: Sequence[Tensor],
+    activations: Sequence[BoundActivation],
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """G(w) and the derivatives φ'ᵢ of every activation: all that products with J need."""
+    h, dim = w, channel_dim(weights[0])
+    slopes: list[Tensor] = []
+    for i, activation in enumerate(activations):
+        a = _shifted(affine(h, weights[i], biases[i]), features, i)
+        value, slope = activation.value_and_slope(a, dim)
+        h = torch.cat([h, value], dim)
+        slopes.append(slope)
+    return affine(h, weights[-1], biases[-1]), tuple(slopes)
+
+
+def dense_jvp(
+    t: Tensor, weights: Sequence[Tensor], slopes: Sequence[Tensor]
+) -> Float[Tensor, "*probes"]:
+    """J t; probes in front."""
+    dim = channel_dim(weights[0])
+    for weight, slope in zip(weights[:-1], slopes, strict=True):
+        ta = affine(t, weight)
+        expansion = slope.shape[dim] // ta.shape[dim]
+        t = torch.cat([t, slope * spread(ta, expansion, dim)], dim)
+    return affine(t, weights[-1])
+
+
+def dense_vjp(
+    g: Tensor, weights: Sequence[Tensor], slopes: Sequence[Tensor]
+) -> Float[Tensor, "*probes"]:
+    """Jᵀ g; probes in front."""
+    dim = channel_dim(weights[0])
+    g = affine_transpose(g, weights[-1])
+    for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
+        width = slope.shape[dim]
+        kept, written = g.split([g.shape[dim] - width, width], dim)
+        ga = gather(slope * written, width // weight.shape[0], dim)
+        g = kept + affine_transpose(ga, weight)
+    return g
+
+
+def dense_value_and_jacobian(
+    w: Float[Tensor, "batch dim"],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    features: Sequence[Tensor],
+    activations: Sequence[BoundActivation],
+) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim dim"]]:
+    """G(w) and the whole J of a matrix net by forward mode, for small dimension.
+
+    Works on `(channels, 1 + dim, batch)`: row 0 carries the value and the others the unit
+    tangents, so that a layer is one product; the batch comes last because layers are narrow.
+    """
+    h = _value_and_unit_rows(w)
+    for i, activation in enumerate(activations):
+        value, tangents = _layer_rows(h, weights[i], biases[i])
+        value = value + features[i].T if features else value
+        value, slope = activation.value_and_slope(value, 0)
+        tangents = slope.unsqueeze(1) * spread(tangents, slope.shape[0] // len(tangents), 0)
+        h = torch.cat([h, torch.cat([value.unsqueeze(1), tangents], 1)])
+    value, tangents = _layer_rows(h, weights[-1], biases[-1])
+    return value.T, tangents.permute(2, 0, 1)
+
+
+def _value_and_unit_rows(w: Float[Tensor, "batch dim"]) -> Float[Tensor, "dim rows batch"]:
+    batch, d = w.shape
+    units = torch.eye(d, dtype=w.dtype, device=w.device).unsqueeze(-1).expand(d, d, batch)
+    return torch.cat([w.T.unsqueeze(1), units], 1)
+
+
+def _layer_rows(
+    h: Float[Tensor, "channels rows batch"], weight: Tensor, bias: Tensor
+) -> tuple[Float[Tensor, "out batch"], Float[Tensor, "out dim batch"]]:
+    rows = (weight @ h.flatten(1)).unflatten(1, h.shape[1:])
+    return rows[:, 0] + bias.unsqueeze(1), rows[:, 1:]
+
+
+def _shifted(a: Tensor, features: Sequence[Tensor], i: int) -> Tensor:
+    return a + features[i] if features else a

@@ -1,0 +1,73 @@
+"""Linearizations that do not depend on the kind of net."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Generic, TypeVar
+
+import torch
+from flow_solvers import BoundMap, Index
+from jaxtyping import Float
+from torch import Tensor
+
+BoundT = TypeVar("BoundT", bound=BoundMap)
+
+
+@dataclass(frozen=True)
+class JacobianLinearization(Generic[BoundT]):
+    """G at one point with its whole Jacobian, for vectors of small dimension."""
+
+    bound: BoundT
+    point: Float[Tensor, "batch dim"]
+    value: Float[Tensor, "batch dim"]
+    matrix: Float[Tensor, "batch dim dim"]
+
+    def jvp(self, tangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
+        """J t."""
+        return (self.matrix * tangent.unsqueeze(-2)).sum(-1)
+
+    def vjp(self, cotangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
+        """Jᵀ g."""
+        return (self.matrix * cotangent.unsqueeze(-1)).sum(-2)
+
+    def jacobian(self) -> Float[Tensor, "batch dim dim"]:
+        """J as a matrix per sample."""
+        return self.matrix
+
+    def select(self, index: Index) -> "JacobianLinearization[BoundT]":
+        """The same linearization for a subset of the batch."""
+        return replace(
+            self,
+            bound=self.bound.select(index),
+            point=self.point[index],
+            value=self.value[index],
+            matrix=self.matrix[index],
+        )
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """The part of J that crosses at most one nonlinearity.
+
+    Attributes:
+        jvp: J₁ t for tangents with leading probe dimensions.
+        exact_trace: tr J₁ per sample.
+    """
+
+    jvp: Callable[[Tensor], Tensor]
+    exact_trace: Callable[[], Tensor]
+
+    @property
+    def trace(self) -> Float[Tensor, " batch"]:
+        """Tr J₁ per sample."""
+        return self.exact_trace()
+
+
+def jacobian_by_products(
+    jvp: Callable[[Tensor], Tensor], point: Float[Tensor, " batch *shape"]
+) -> Float[Tensor, "batch dim dim"]:
+    """J as a matrix per sample from products with all unit vectors, folded into one pass."""
+    dim = prod(point.shape[1:])
+    eye = torch.eye(dim, dtype=point.dtype, device=point.device)
+    units = eye.view(dim, 1, *point.shape[1:]).expand(dim, *point.shape)
+    return jvp(units).reshape(dim, len(point), dim).permute(1, 2, 0)

@@ -1,0 +1,199 @@
+"""Every map against the dense Jacobian of its own evaluation, in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from flow_core.maps import DenseLinearization, DenseNet, FeedForwardNet, LipschitzMap, frozen
+from flow_core.maps.dense_functions import concatenation
+from torch import Tensor
+
+Case = tuple[LipschitzMap, Tensor, Tensor | None]
+
+
+def _vectors(dim: int, context: int | None = None) -> tuple[Tensor, Tensor | None]:
+    return 2 * torch.randn(5, dim), None if context is None else torch.randn(5, context)
+
+
+def _images(channels: int, context: int | None = None) -> tuple[Tensor, Tensor | None]:
+    c = None if context is None else torch.randn(3, context, 3, 4)
+    return torch.randn(3, channels, 3, 4), c
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "dense-2d": lambda: (DenseNet(2, activation="cpila"), *_vectors(2)),
+    "dense-2d-clipswish": lambda: (DenseNet(2, activation="clipswish"), *_vectors(2)),
+    "dense-1d-crelu": lambda: (DenseNet(1, activation="crelu", depth=4), *_vectors(1)),
+    "dense-2d-context": lambda: (DenseNet(2, context_features=3), *_vectors(2, 3)),
+    "dense-7d": lambda: (DenseNet(7, activation="lipswish", growth=6), *_vectors(7)),
+    "dense-7d-context": lambda: (DenseNet(7, context_features=3), *_vectors(7, 3)),
+    "dense-image": lambda: (DenseNet(3, map_size=(3, 4), growth=8), *_images(3)),
+    "dense-image-context": lambda: (
+        DenseNet(3, map_size=(3, 4), growth=8, context_features=2),
+        *_images(3, 2),
+    ),
+    "plain": lambda: (FeedForwardNet(3, [10, 8], activation="sin"), *_vectors(3)),
+    "plain-image": lambda: (
+        FeedForwardNet(
+            2, [8, 8], activation="clipswish", kernels=[3, 1, 3], map_size=(3, 4), preact=True
+        ),
+        *_images(2),
+    ),
+    "plain-context": lambda: (FeedForwardNet(3, [10], context_features=2), *_vectors(3, 2)),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    torch.manual_seed(0)
+    net, x, context = CASES[request.param]()
+    net = net.double()
+    for p in net.parameters():  # leave the initial point, where conditioners are zero
+        torch.nn.init.normal_(p, std=0.5)
+    net = net.double()
+    for module in net.modules():
+        update = getattr(module, "update_lipschitz", None)
+        if callable(update):
+            update(200)
+    return net, x.double(), None if context is None else context.double()
+
+
+def _jacobian(net: LipschitzMap, x: Tensor, context: Tensor | None) -> Tensor:
+    rows: list[Tensor] = []
+    for i in range(len(x)):
+        bound = net.bind(context).select(torch.tensor([i]))
+
+        def value(w: Tensor, bound: object = bound) -> Tensor:
+            assert callable(bound)
+            out: Tensor = bound(w[None])[0]
+            return out
+
+        jac: Tensor = torch.func.jacrev(value)(x[i])
+        rows.append(jac.reshape(x[i].numel(), x[i].numel()).detach())
+    return torch.stack(rows)
+
+
+def test_linearization_is_the_jacobian(case: Case) -> None:
+    net, x, context = case
+    bound, jac = net.bind(context), _jacobian(*case)
+    lin, n = bound.linearize(x), x[0].numel()
+    t = torch.randn(2, *x.shape, dtype=x.dtype)
+    flat = t.reshape(2, len(x), n)
+    torch.testing.assert_close(lin.value, bound(x))
+    torch.testing.assert_close(lin.jacobian(), jac)
+    torch.testing.assert_close(
+        lin.jvp(t).reshape(2, len(x), n), torch.einsum("bij,pbj->pbi", jac, flat)
+    )
+    torch.testing.assert_close(
+        lin.vjp(t).reshape(2, len(x), n), torch.einsum("bij,pbi->pbj", jac, flat)
+    )
+
+
+def test_products_are_differentiable(case: Case) -> None:
+    net, x, context = case
+    bound = net.bind(context)
+    tensors = [t.detach().requires_grad_() for t in bound.tensors()]
+    point = x[:2].detach().requires_grad_()
+    t = torch.randn_like(point)
+
+    def product(w: Tensor, *tensors: Tensor) -> Tensor:
+        lin = bound.with_tensors(tensors).select(torch.arange(2)).linearize(w)
+        return lin.jvp(t) + 2 * lin.vjp(t)
+
+    assert torch.autograd.gradcheck(product, (point, *tensors), fast_mode=True)
+
+
+def test_select_negate_and_replace(case: Case) -> None:
+    net, x, context = case
+    bound, index = net.bind(context), torch.tensor([2, 0])
+    torch.testing.assert_close(bound.select(index)(x[index]), bound(x)[index])
+    torch.testing.assert_close((-bound)(x), -bound(x))
+    torch.testing.assert_close(bound.with_tensors(bound.tensors())(x), bound(x))
+    doubled = bound.with_tensors([2 * t for t in bound.tensors()])
+    assert not torch.allclose(doubled(x), bound(x))
+    lin = bound.linearize(x)
+    torch.testing.assert_close(lin.select(index).jvp(x[index]), lin.jvp(x)[index])
+    torch.testing.assert_close(lin.select(index).value, lin.value[index])
+
+
+def test_certificate_bounds_the_jacobian(case: Case) -> None:
+    net = case[0]
+    assert float(torch.linalg.matrix_norm(_jacobian(*case), 2).max()) <= net.certificate()
+
+
+def test_first_order_part_is_what_remains_without_products_of_slopes(case: Case) -> None:
+    net, x, context = case
+    lin = net.bind(context).linearize(x)
+    if not isinstance(lin, DenseLinearization):
+        pytest.skip("only dense nets of larger dimension have a control variate")
+    n = x[0].numel()
+    eye = torch.eye(n, dtype=x.dtype).view(n, 1, *x.shape[1:]).expand(n, *x.shape)
+    first = lin.first_order().jvp(eye).reshape(n, len(x), n).permute(1, 2, 0)
+    trace = first.diagonal(dim1=1, dim2=2).sum(-1)
+    torch.testing.assert_close(lin.first_order().trace, trace)
+    # With slopes scaled by s, J(s) = A + s B + O(s²) and J₁(s) = A + s B.
+    s = 1e-6
+    small = DenseLinearization(lin.bound, x, lin.value, tuple(s * h for h in lin.slopes))
+    zero = DenseLinearization(lin.bound, x, lin.value, tuple(0 * h for h in lin.slopes))
+    linear = zero.jacobian()
+    slope = (small.jacobian() - linear) / s
+    torch.testing.assert_close(first, linear + slope, atol=1e-5, rtol=1e-4)
+
+
+def test_concatenation_weights_have_the_stated_norm() -> None:
+    eta = concatenation(torch.randn(4, 2, dtype=torch.float64), 0.98)
+    torch.testing.assert_close(eta.norm(dim=1), torch.full((4,), 0.98, dtype=torch.float64))
+    start = concatenation(torch.ones(1, 2, dtype=torch.float64), 0.98)
+    torch.testing.assert_close(start[0, 0].item(), 0.98 / 2**0.5)
+
+
+def test_frozen_refuses_gradients_and_holds_weights() -> None:
+    net = DenseNet(2)
+    x = torch.randn(3, 2)
+    with frozen(net):
+        with torch.no_grad():
+            before = net.bind()(x)
+            torch.nn.init.zeros_(net.concat)
+            assert torch.equal(net.bind()(x), before)
+        with pytest.raises(RuntimeError, match="no_grad"):
+            net.bind()
+    assert net.bind()(x).requires_grad
+
+
+def test_gradients_reach_every_raw_parameter(case: Case) -> None:
+    net, x, context = case
+    net.bind(context)(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DenseNet(0), "positive sizes"),
+        (lambda: DenseNet(2, growth=15), "halve"),
+        (lambda: DenseNet(2, coeff=1.0), "coeff"),
+        (lambda: DenseNet(2, concat_bound=1.5), "concat_bound"),
+        (lambda: FeedForwardNet(2, []), "hidden"),
+        (lambda: FeedForwardNet(2, [4], kernels=[3, 3]), "together"),
+        (lambda: FeedForwardNet(2, [4], kernels=[3], map_size=(4, 4)), "2 kernels"),
+    ],
+)
+def test_bad_sizes_are_refused(build: Callable[[], LipschitzMap], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_missing_and_superfluous_contexts_are_refused() -> None:
+    x = torch.randn(3, 2)
+    with pytest.raises(ValueError, match="context"):
+        DenseNet(2, context_features=3).bind()
+    with pytest.raises(ValueError, match="context"):
+        DenseNet(2).bind(x)
+
+
+@pytest.mark.parametrize("activation", ["cpila", "clipswish"])
+def test_parameter_counts_of_the_paper(activation: str) -> None:
+    counts = sum(p.numel() for p in DenseNet(2, activation=activation).parameters())
+    assert counts == {"cpila": 564, "clipswish": 567}[activation]
+    fit = DenseNet(1, growth=128, depth=4, activation="crelu")
+    assert sum(p.numel() for p in fit.parameters()) == 50_186
