@@ -1,1 +1,54 @@
 """Fixed points and their adjoints, batched, to a tolerance that every sample keeps."""
+
+from flow_solvers import krylov
+from flow_solvers.adjoint import default_adjoint, solve_adjoint, solve_tangent
+from flow_solvers.anderson import Anderson
+from flow_solvers.broyden import Broyden
+from flow_solvers.defaults import default_solver
+from flow_solvers.direct import Direct
+from flow_solvers.fallback import Fallback
+from flow_solvers.function_map import AutogradLinearization, FunctionMap
+from flow_solvers.gmres import Gmres, gmres
+from flow_solvers.implicit import OnFailure
+from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
+from flow_solvers.maps import BoundMap, Index, Linearization
+from flow_solvers.newton import Newton
+from flow_solvers.picard import Picard
+from flow_solvers.resolvent import fixed_point, resolvent
+from flow_solvers.solution import Solution, SolverError, Status
+from flow_solvers.solver import Solver
+from flow_solvers.tolerance import Tolerance
+
+__all__ = [
+    "Adjoint",
+    "AdjointSolver",
+    "Anderson",
+    "AutogradLinearization",
+    "BoundMap",
+    "Broyden",
+    "Direct",
+    "Fallback",
+    "FunctionMap",
+    "Gmres",
+    "Index",
+    "LinearSolution",
+    "Linearization",
+    "Newton",
+    "OnFailure",
+    "Operator",
+    "Picard",
+    "Solution",
+    "Solver",
+    "SolverError",
+    "Status",
+    "Tangent",
+    "Tolerance",
+    "default_adjoint",
+    "default_solver",
+    "fixed_point",
+    "gmres",
+    "krylov",
+    "resolvent",
+    "solve_adjoint",
+    "solve_tangent",
+]

@@ -1,0 +1,27 @@
+"""Which solver serves which problem."""
+
+from flow_solvers.anderson import Anderson
+from flow_solvers.broyden import Broyden
+from flow_solvers.fallback import Fallback
+from flow_solvers.newton import Newton
+from flow_solvers.picard import Picard
+from flow_solvers.solver import Solver
+
+_NEWTON_UP_TO = 4
+_BROYDEN_UP_TO = 16
+
+
+def default_solver(dim: int, lipschitz: float | None = None) -> Solver:
+    """Newton up to dimension 4, Broyden up to 16, Anderson above; damped Picard as a last resort.
+
+    Args:
+        dim: Numbers per sample.
+        lipschitz: A certified Lipschitz constant of G below 1. The last resort then has the budget
+            that reaches the tolerance for certain.
+    """
+    safe = Picard(damping=0.5, lipschitz=lipschitz)
+    if dim <= _NEWTON_UP_TO:
+        return Fallback((Newton(), Broyden(), safe))
+    if dim <= _BROYDEN_UP_TO:
+        return Fallback((Broyden(), safe))
+    return Fallback((Anderson(), safe))

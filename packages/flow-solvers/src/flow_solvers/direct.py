@@ -1,0 +1,85 @@
+"""Direct linear solves for small dimensions."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_solvers import samples
+from flow_solvers.krylov.process import unit
+from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
+from flow_solvers.shifted import solve_shifted
+from flow_solvers.solution import Status
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Form the matrix by `dim` products and solve, with one refinement where it is needed.
+
+    Attributes:
+        rtol: |g - A v| ≤ rtol·|g| for every sample; None: 1e-6 in float32, 1e-10 in float64.
+    """
+
+    rtol: float | None = None
+
+    @torch.no_grad()
+    def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
+        """Solve A v = g."""
+        direction, scale = unit(samples.flat(rhs))
+        if not bool(scale.any()):
+            return _nothing(rhs)
+        shift = operator.shift()
+        rtol = relative_tolerance(self.rtol, rhs)
+        value = solve_shifted(shift, direction)
+        residual = _residual(shift, value, direction)
+        relative = samples.norm(residual)
+        accepted = relative <= rtol
+        if not bool(accepted.all()):
+            value, relative = _refine(shift, value, residual, relative, direction)
+            size = torch.linalg.matrix_norm(shift) + 1
+            accepted = relative <= rounding_floor(rhs.dtype, size * samples.norm(value)).clamp(
+                min=rtol
+            )
+        return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
+
+
+def _residual(
+    shift: Float[Tensor, " batch dim dim"],
+    value: Float[Tensor, " batch dim"],
+    rhs: Float[Tensor, " batch dim"],
+) -> Float[Tensor, " batch dim"]:
+    image = torch.baddbmm(value.unsqueeze(2), shift, value.unsqueeze(2)).squeeze(2)
+    return rhs - image
+
+
+def _refine(
+    shift: Float[Tensor, " batch dim dim"],
+    value: Float[Tensor, " batch dim"],
+    residual: Float[Tensor, " batch dim"],
+    relative: Float[Tensor, " batch"],
+    rhs: Float[Tensor, " batch dim"],
+) -> tuple[Float[Tensor, " batch dim"], Float[Tensor, " batch"]]:
+    refined = value + solve_shifted(shift, residual)
+    measured = samples.norm(_residual(shift, refined, rhs))
+    better = measured < relative
+    return torch.where(better.unsqueeze(1), refined, value), torch.where(better, measured, relative)
+
+
+def _solution(
+    value: Float[Tensor, " batch dim"],
+    relative: Float[Tensor, " batch"],
+    accepted: torch.Tensor,
+    scale: Float[Tensor, " batch"],
+    rhs: Float[Tensor, " batch *shape"],
+) -> LinearSolution:
+    status = torch.where(accepted, int(Status.CONVERGED), int(Status.STALLED))
+    status = torch.where(scale.isfinite(), status, int(Status.NONFINITE))
+    products = (scale != 0).to(torch.int64) * value.shape[1]
+    return LinearSolution(value.reshape(rhs.shape), relative, products, status)
+
+
+def _nothing(rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
+    """The solution for a right-hand side that is zero throughout."""
+    zeros = torch.zeros(rhs.shape[0], dtype=torch.int64, device=rhs.device)
+    return LinearSolution(torch.zeros_like(rhs), zeros.to(rhs.dtype), zeros, zeros.clone())

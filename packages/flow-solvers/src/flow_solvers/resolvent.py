@@ -1,0 +1,123 @@
+"""The two entry points: w + G(w) = x, and w = f(w)."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_solvers import samples
+from flow_solvers.adjoint import default_adjoint
+from flow_solvers.defaults import default_solver
+from flow_solvers.implicit import OnFailure, Problem, solve_implicit
+from flow_solvers.linear import AdjointSolver
+from flow_solvers.maps import BoundMap
+from flow_solvers.solution import Solution, SolverError
+from flow_solvers.solver import Solver
+from flow_solvers.tolerance import DEFAULT_TOLERANCE, Tolerance
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def resolvent(
+    bound: BoundMap,
+    x: Float[Tensor, " batch *shape"],
+    *,
+    solver: Solver | None = None,
+    adjoint: AdjointSolver | None = None,
+    tolerance: Tolerance = DEFAULT_TOLERANCE,
+    start: Float[Tensor, " batch *shape"] | None = None,
+    lipschitz: float | None = None,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Solve w + G(w) = x for w, differentiably.
+
+    `.value` has gradients of every order with respect to x and `bound.tensors()`, by the implicit
+    function theorem: (I + J) dw = dx - dG. The solve itself keeps no graph. It runs in the
+    precision of x, outside autocast; float16 and bfloat16 are raised to float32.
+
+    Args:
+        bound: G, with a Lipschitz constant below 1.
+        x: Right-hand side.
+        solver: Defaults to `default_solver` for the dimension of x.
+        adjoint: Linear solver of the derivatives, defaults to `default_adjoint`.
+        tolerance: When a sample counts as solved.
+        start: First iterate, defaults to x. Gets no gradient: the solution does not depend on it.
+        lipschitz: A certified Lipschitz constant of G. Makes the default solver's last resort
+            sufficient and gives the solution its error bound.
+        on_failure: Raise if a sample is not solved, in the derivatives too, or return and leave
+            it to the caller to look at `status`.
+
+    Raises:
+        SolverError: A sample was not solved and `on_failure` is "raise".
+        ValueError: The input has no batch dimension or is not floating point, shapes differ, or
+            `lipschitz` is not in [0, 1).
+    """
+    _check(x, start, lipschitz)
+    x, tensors = _widen(x), [_widen(tensor) for tensor in bound.tensors()]
+    dim = samples.flat(x).shape[1]
+    problem = Problem(
+        bound.with_tensors([tensor.detach() for tensor in tensors]),
+        solver or default_solver(dim, lipschitz),
+        adjoint or default_adjoint(dim),
+        tolerance,
+        on_failure,
+    )
+    first = x.detach() if start is None else start.detach().to(x.dtype)
+    value, solution = solve_implicit(problem, x, first, tensors)
+    result = replace(solution, value=value, error_bound=_error_bound(solution, lipschitz))
+    if on_failure == "raise" and not solution.all_converged:
+        raise SolverError("w + G(w) = x", solution.residual, solution.status, result)
+    return result
+
+
+def fixed_point(
+    bound: BoundMap,
+    start: Float[Tensor, " batch *shape"],
+    *,
+    solver: Solver | None = None,
+    adjoint: AdjointSolver | None = None,
+    tolerance: Tolerance = DEFAULT_TOLERANCE,
+    lipschitz: float | None = None,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Solve w = f(w) from `start`, differentiably with respect to `bound.tensors()`.
+
+    This is w + G(w) = 0 with G = -f; see `resolvent` for the arguments.
+
+    Raises:
+        SolverError: A sample was not solved and `on_failure` is "raise".
+        ValueError: As `resolvent`.
+    """
+    return resolvent(
+        -bound,
+        torch.zeros_like(start, requires_grad=False),
+        solver=solver,
+        adjoint=adjoint,
+        tolerance=tolerance,
+        start=start,
+        lipschitz=lipschitz,
+        on_failure=on_failure,
+    )
+
+
+def _check(x: Tensor, start: Tensor | None, lipschitz: float | None) -> None:
+    if x.dim() == 0 or not x.is_floating_point():
+        raise ValueError(
+            f"expected a floating-point batch of shape (batch, *shape), got {x.dtype} of shape "
+            f"{tuple(x.shape)}; add the batch dimension or convert it"
+        )
+    if start is not None and start.shape != x.shape:
+        raise ValueError(
+            f"expected a start of the shape of x, {tuple(x.shape)}, got {tuple(start.shape)}"
+        )
+    if lipschitz is not None and not 0.0 <= lipschitz < 1.0:
+        raise ValueError(f"expected a Lipschitz constant in [0, 1), got {lipschitz}")
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def _error_bound(solution: Solution, lipschitz: float | None) -> Tensor | None:
+    return None if lipschitz is None else solution.residual / (1 - lipschitz)

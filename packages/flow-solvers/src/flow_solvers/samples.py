@@ -1,0 +1,32 @@
+"""Operations that treat every sample of a batch on its own."""
+
+import math
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+
+def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
+    """One row per sample; also for scalar samples and empty batches."""
+    if tensor.dim() == 2:
+        return tensor
+    return tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
+
+
+def norm(tensor: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+    """Euclidean norm of every sample."""
+    result: Tensor = torch.linalg.vector_norm(flat(tensor), dim=1)
+    return result
+
+
+def per_sample(
+    numbers: Shaped[Tensor, " batch"], like: Shaped[Tensor, " batch *shape"]
+) -> Shaped[Tensor, " batch *ones"]:
+    """A number per sample, shaped to broadcast against `like`."""
+    return numbers.reshape(numbers.shape + (1,) * (like.dim() - 1))
+
+
+def dot(a: Float[Tensor, " batch dim"], b: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
+    """Inner product of every sample."""
+    return torch.linalg.vecdot(a, b)

@@ -1,0 +1,54 @@
+"""When a sample counts as solved."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+_DEFAULT_RTOL = {torch.float32: 1e-6, torch.float64: 1e-10}
+
+
+def default_rtol(dtype: torch.dtype) -> float:
+    """The relative tolerance that is used when none is given.
+
+    Raises:
+        ValueError: The dtype is not one that solves run in.
+    """
+    if dtype not in _DEFAULT_RTOL:
+        raise ValueError(
+            f"expected float32 or float64 for a solve, got {dtype}; convert the input first"
+        )
+    return _DEFAULT_RTOL[dtype]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Sample b is solved when rms(r_b) ≤ rtol·(rms x_b + rms w_b + rms G(w_b)) + atol.
+
+    The residual r = x - w - G(w) is the one at the value that is returned. Every sample keeps the
+    tolerance; nothing is averaged over the batch.
+
+    Attributes:
+        rtol: Relative tolerance; None stands for 1e-6 in float32 and 1e-10 in float64. It is never
+            taken below four units in the last place of the dtype.
+        atol: Absolute tolerance, in the units of x.
+
+    Raises:
+        ValueError: A tolerance is negative or not a number.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if value is not None and not (0.0 <= value < math.inf):
+                raise ValueError(f"expected {name} ≥ 0 and finite, got {value}")
+
+    def relative(self, dtype: torch.dtype) -> float:
+        """The relative tolerance in force for one dtype."""
+        rtol = default_rtol(dtype) if self.rtol is None else self.rtol
+        return max(rtol, 4 * torch.finfo(dtype).eps)
+
+
+DEFAULT_TOLERANCE = Tolerance()
