@@ -1,1 +1,46 @@
-"""Toy densities, functions and images for normalising flows."""
+"""Data for normalising flows: toy densities, functions to fit, integer images, fixed splits."""
+
+from flow_data.batches import batch_indices, batches, batches_per_epoch, in_order
+from flow_data.download import download
+from flow_data.functions import TARGETS, Target, sample_target
+from flow_data.images import (
+    ImageSet,
+    download_fashion_mnist,
+    download_mnist,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+)
+from flow_data.integrity import Checksum, DataError, file_checksum
+from flow_data.order import permutation
+from flow_data.splits import ImageSplits, Splits, digits_splits, split_images, splits
+from flow_data.toy import TOY_DENSITIES, ToyDensity, sample_toy
+
+__all__ = [
+    "TARGETS",
+    "TOY_DENSITIES",
+    "Checksum",
+    "DataError",
+    "ImageSet",
+    "ImageSplits",
+    "Splits",
+    "Target",
+    "ToyDensity",
+    "batch_indices",
+    "batches",
+    "batches_per_epoch",
+    "digits_splits",
+    "download",
+    "download_fashion_mnist",
+    "download_mnist",
+    "file_checksum",
+    "in_order",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_mnist",
+    "permutation",
+    "sample_target",
+    "sample_toy",
+    "split_images",
+    "splits",
+]

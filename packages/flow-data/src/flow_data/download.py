@@ -1,0 +1,131 @@
+"""Downloads that leave either the whole verified file or nothing."""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from flow_data.integrity import Checksum, DataError, file_checksum
+
+_PIECE = 1 << 16
+
+
+class _MirrorFailure(Exception):
+    """One address did not deliver the file; the next may."""
+
+
+def download(
+    urls: Sequence[str],
+    destination: Path,
+    *,
+    checksum: Checksum,
+    size: int,
+    timeout: float = 30.0,
+) -> Path:
+    """Fetch a file from the first address that delivers it whole.
+
+    The bytes go to a temporary file in the folder of `destination`, are checked, flushed to disk
+    and only then given the final name; a process that dies on the way leaves no final file. A file
+    that is already there with the right digest is kept, without use of the network.
+
+    Args:
+        urls: Addresses of the same file, best first.
+        destination: Final name; its folder is created.
+        checksum: Digest that the file must have.
+        size: Bytes that the file must have; nothing beyond is read.
+        timeout: Seconds of silence after which an address is given up.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        DataError: No address delivered the file, another file has its name, or the disk refused it.
+    """
+    if destination.exists():
+        return _keep(destination, checksum)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _from_first(urls, destination, checksum, size, timeout)
+    except OSError as error:
+        found = error.strerror or str(error)
+        remedy = "free some space, get the right to write there, or choose another folder"
+        raise DataError(destination, f"room to write {size} bytes", found, remedy) from error
+    return destination
+
+
+def _keep(destination: Path, checksum: Checksum) -> Path:
+    present = file_checksum(destination, checksum.algorithm)
+    if present != checksum:
+        remedy = "move that file away and download again; nothing was overwritten"
+        raise DataError(destination, str(checksum), str(present), remedy)
+    return destination
+
+
+def _from_first(
+    urls: Sequence[str], destination: Path, checksum: Checksum, size: int, timeout: float
+) -> None:
+    failures: list[str] = []
+    for url in urls:
+        try:
+            _from_one(url, destination, checksum, size, timeout)
+        except _MirrorFailure as failure:
+            failures.append(f"{url}: {failure}")
+        else:
+            return
+    remedy = "check the network, or put the file there yourself"
+    raise DataError(destination, f"{size} bytes of {checksum}", " | ".join(failures), remedy)
+
+
+def _from_one(url: str, destination: Path, checksum: Checksum, size: int, timeout: float) -> None:
+    descriptor, name = tempfile.mkstemp(
+        dir=destination.parent, prefix=f".{destination.name}.", suffix=".part"
+    )
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            received = _receive(url, stream, checksum, size, timeout)
+            if received != checksum:
+                raise _MirrorFailure(f"content has {received}")
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp keeps the file private; a data set in a shared folder is for everyone.
+        temporary.chmod(0o644)
+        temporary.replace(destination)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _receive(url: str, stream: BinaryIO, checksum: Checksum, size: int, timeout: float) -> Checksum:
+    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
+    received = 0
+    response = _open(url, timeout)
+    with response:
+        while piece := _read(response, size + 1 - received):
+            received += len(piece)
+            digest.update(piece)
+            stream.write(piece)
+    if received != size:
+        came = f"{received} bytes" if received < size else "more"
+        raise _MirrorFailure(f"expected {size} bytes, got {came}")
+    return Checksum(checksum.algorithm, digest.hexdigest())
+
+
+def _open(url: str, timeout: float) -> http.client.HTTPResponse:
+    if not url.startswith(("http://", "https://")):
+        raise _MirrorFailure("expected an http or https address")
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(url, timeout=timeout)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _MirrorFailure(str(error)) from error
+    return response
+
+
+def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
+    try:
+        return response.read(min(_PIECE, limit))
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorFailure(f"broke off: {error}") from error

@@ -1,0 +1,19 @@
+"""Sets of integer images."""
+
+from flow_data.images.digits import load_digits
+from flow_data.images.imageset import ImageSet
+from flow_data.images.mnist import (
+    download_fashion_mnist,
+    download_mnist,
+    load_fashion_mnist,
+    load_mnist,
+)
+
+__all__ = [
+    "ImageSet",
+    "download_fashion_mnist",
+    "download_mnist",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_mnist",
+]
