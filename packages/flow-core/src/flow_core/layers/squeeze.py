@@ -1,0 +1,71 @@
+"""Space to depth."""
+
+from typing import final
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_core.bijection import Bijection, Context
+
+
+@final
+class Squeeze(Bijection):
+    """Trade f x f pixels for f² channels: `(batch, c, h·f, w·f)` to `(batch, c·f², h, w)`.
+
+    Output channels are ordered (c, row offset, column offset). The log-determinant is 0. Source:
+    Dinh et al. 2017, §3.6.
+
+    Args:
+        factor: Side f of the squares of pixels.
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"expected a positive factor, got {factor}")
+        self.factor = factor
+
+    def extra_repr(self) -> str:
+        """Factor shown in the representation of a model."""
+        return f"factor={self.factor}"
+
+    def transform(
+        self,
+        x: Float[Tensor, "batch c h w"],
+        *,
+        context: Context = None,
+    ) -> Float[Tensor, "batch c2 h2 w2"]:
+        """Pixels to channels."""
+        if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(
+                f"expected (batch, c, h, w) with h and w divisible by {self.factor}, got "
+                f"{tuple(x.shape)}"
+            )
+        return F.pixel_unshuffle(x, self.factor)
+
+    def inverse(
+        self,
+        y: Float[Tensor, "batch c h w"],
+        *,
+        context: Context = None,
+    ) -> Float[Tensor, "batch c2 h2 w2"]:
+        """Channels to pixels."""
+        if y.ndim != 4 or y.shape[1] % self.factor**2:
+            raise ValueError(
+                f"expected (batch, c, h, w) with c divisible by {self.factor**2}, got "
+                f"{tuple(y.shape)}"
+            )
+        return F.pixel_shuffle(y, self.factor)
+
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """Pixels to channels; the log-determinant is 0."""
+        return self.transform(x, context=context), x.new_zeros(x.shape[0])
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """Channels to pixels; the log-determinant is 0."""
+        return self.inverse(y, context=context), y.new_zeros(y.shape[0])

@@ -1,0 +1,270 @@
+"""Facts of the closed-form layers that the contract test cannot know."""
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from flow_core.layers import (
+    ActNorm,
+    Affine,
+    LogitTransform,
+    Normalize,
+    Permutation,
+    Reshape,
+    SplitPrior,
+    Squeeze,
+)
+from torch import Tensor
+
+
+def batch(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", [(200, 3), (50, 3, 4, 5)])
+def test_actnorm_standardises_the_first_batch(shape: tuple[int, ...]) -> None:
+    x = 3 * batch(*shape) + 7
+    y = ActNorm(3).double().initialize(x).transpose(0, 1).flatten(1)
+    assert torch.allclose(y.mean(1), torch.zeros(3, dtype=y.dtype), atol=1e-12)
+    assert torch.allclose(y.var(1), torch.ones(3, dtype=y.dtype), rtol=1e-12)
+
+
+def test_actnorm_formula_and_variance_floor() -> None:
+    x = torch.tensor([[0.0, 1.0], [0.2, 5.0]], dtype=torch.float64)
+    layer = ActNorm(2).double()
+    layer.initialize(x)
+    # Unbiased variances 0.02 and 8; the first is below the floor of 0.2.
+    expected = torch.tensor([-0.5 * math.log(0.2), -0.5 * math.log(8.0)], dtype=torch.float64)
+    assert torch.allclose(layer.log_scale, expected, rtol=1e-14)
+    assert torch.allclose(layer.bias, -x.mean(0))
+    y, log_det = layer(x)
+    assert torch.allclose(y, (x - x.mean(0)) * expected.exp())
+    assert torch.allclose(log_det, expected.sum().expand(2))
+
+
+def test_actnorm_refuses_use_before_initialization() -> None:
+    layer = ActNorm(3)
+    for method in (layer, layer.transform, layer.inverse, layer.inverse_and_log_det):
+        with pytest.raises(RuntimeError, match=r"ActNorm\(channels=3\).*initialize\(model, x\)"):
+            method(torch.zeros(2, 3))
+
+
+def test_actnorm_keeps_its_parameters_on_a_second_initialize() -> None:
+    layer = ActNorm(3)
+    layer.initialize(batch(20, 3, dtype=torch.float32))
+    before = copy.deepcopy(layer.state_dict())
+    layer.initialize(5 + batch(20, 3, dtype=torch.float32, seed=1))
+    assert all(torch.equal(before[k], v) for k, v in layer.state_dict().items())
+
+
+def test_actnorm_loading_sets_and_clears_the_flag() -> None:
+    trained, fresh = ActNorm(3), ActNorm(3)
+    empty = copy.deepcopy(fresh.state_dict())
+    trained.initialize(batch(20, 3, dtype=torch.float32))
+    fresh.load_state_dict(trained.state_dict())
+    x = batch(4, 3, dtype=torch.float32)
+    assert torch.equal(fresh.transform(x), trained.transform(x))
+    fresh.load_state_dict(empty)
+    with pytest.raises(RuntimeError, match="to be initialized"):
+        fresh.transform(x)
+
+
+def test_actnorm_sees_a_buffer_that_was_copied_into_place() -> None:
+    layer = ActNorm(2)
+    layer.initialized.copy_(torch.tensor(True))
+    assert layer.transform(torch.zeros(1, 2)).shape == (1, 2)
+
+
+def test_actnorm_survives_deepcopy_and_refreshes_only_itself() -> None:
+    layer = ActNorm(2)
+    twin = copy.deepcopy(layer)
+    layer.initialize(batch(9, 2, dtype=torch.float32))
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin.transform(torch.ones(1, 2)), layer.transform(torch.ones(1, 2)))
+
+
+@pytest.mark.parametrize("x", [torch.full((4, 2), math.nan), torch.zeros(1, 2)])
+def test_actnorm_refuses_statistics_of_bad_batches(x: Tensor) -> None:
+    layer = ActNorm(2)
+    with pytest.raises(ValueError, match="at least two finite values"):
+        layer.initialize(x)
+    assert not bool(layer.initialized)
+
+
+RANK_SCRIPT = """
+import sys
+import torch
+import torch.distributed as dist
+from flow_core.layers.statistics import channel_moments, true_on_all_ranks
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+x = torch.load(f"{folder}/x.pt")
+moments = channel_moments(x[:7] if rank == 0 else x[7:])
+agreed = [true_on_all_ranks(torch.tensor([True, value])) for value in (True, rank == 0)]
+torch.save((*moments, torch.tensor(agreed)), f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+def test_moments_of_two_unequal_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+    x = batch(30, 3, 2, 2) * 2 + 5
+    torch.save(x, tmp_path / "x.pt")
+    command = [sys.executable, "-c", RANK_SCRIPT]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    rows = x.transpose(0, 1).flatten(1)
+    for rank in range(2):
+        mean, variance, agreed = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.allclose(mean, rows.mean(1), rtol=1e-12)
+        assert torch.allclose(variance, rows.var(1), rtol=1e-12)
+        assert agreed.tolist() == [True, False]
+
+
+def test_squeeze_orders_channels_by_channel_row_column() -> None:
+    x = torch.arange(2 * 4 * 4, dtype=torch.float64).view(1, 2, 4, 4)
+    y = Squeeze(2).transform(x)
+    for c in range(2):
+        for row in range(2):
+            for column in range(2):
+                assert torch.equal(y[0, 4 * c + 2 * row + column], x[0, c, row::2, column::2])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.05])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logit_is_accurate_near_both_ends(alpha: float, dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    x = torch.tensor([[1e-6, 3e-4, 0.5, 1 - 4 * eps, 1 - 2 * eps]], dtype=dtype)
+    # The reference works on the distance from 1, which is exact there in any precision.
+    left, right = x.double(), (1 - x).double()
+    log_s = torch.log(alpha + (1 - 2 * alpha) * left)
+    log_t = torch.log(alpha + (1 - 2 * alpha) * right)
+    y, log_det = LogitTransform(alpha)(x)
+    assert torch.allclose(y.double(), log_s - log_t, rtol=4 * eps, atol=4 * eps)
+    expected = (math.log1p(-2 * alpha) - log_s - log_t).sum(1)
+    assert torch.allclose(log_det.double(), expected, rtol=8 * eps)
+
+
+def test_logit_at_the_ends_is_finite_with_a_positive_alpha() -> None:
+    y, log_det = LogitTransform(0.05)(torch.tensor([[0.0, 1.0]]))
+    assert torch.allclose(y, torch.tensor([[-math.log(19), math.log(19)]]))
+    assert torch.isfinite(log_det).all()
+
+
+def test_logit_inverse_log_det_does_not_overflow() -> None:
+    x, log_det = LogitTransform(0.0).inverse_and_log_det(torch.tensor([[-200.0, 200.0]]))
+    assert torch.isfinite(x).all()
+    assert torch.allclose(log_det, torch.tensor([-400.0]))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 255.0, math.nan])
+def test_logit_initialize_refuses_data_outside_the_unit_interval(value: float) -> None:
+    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+        LogitTransform(0.05).initialize(torch.tensor([[0.5, value]]))
+
+
+def test_logit_outside_its_domain_is_nan_not_a_wrong_likelihood() -> None:
+    _, log_det = LogitTransform(0.05)(torch.tensor([[1.5], [0.5]]))
+    assert torch.isnan(log_det).tolist() == [True, False]
+
+
+def test_normalize_formula() -> None:
+    x = batch(2, 3, 2, 2)
+    mean, std = [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
+    y, log_det = Normalize(mean, std).double()(x)
+    for c in range(3):
+        assert torch.allclose(y[:, c], (x[:, c] - mean[c]) / std[c], rtol=1e-6)
+    expected = torch.tensor(-4 * math.log(4.0), dtype=torch.float64)
+    assert torch.allclose(log_det, expected.expand(2), rtol=1e-6)
+
+
+def test_permutation_reads_from_the_index() -> None:
+    x = batch(2, 3)
+    assert torch.equal(Permutation([2, 0, 1]).transform(x), x[:, [2, 0, 1]])
+    assert torch.equal(Permutation.reversal(3).transform(x), x.flip(1))
+    one = Permutation.random(8, torch.Generator().manual_seed(1))
+    other = Permutation.random(8, torch.Generator().manual_seed(2))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.inverse(batch(2, 8)), other.inverse(batch(2, 8)))
+
+
+def test_reshape_is_row_major() -> None:
+    x = batch(2, 3, 4, 5)
+    assert torch.equal(Reshape.flatten((3, 4, 5)).transform(x), x.flatten(1))
+    assert torch.equal(Reshape((3, 4, 5), (6, 10)).transform(x), x.reshape(2, 6, 10))
+
+
+def test_split_prior_is_the_identity_at_first_and_a_conditional_gaussian_after() -> None:
+    x, h = batch(4, 2, 3, 3), batch(4, 5, 3, 3, seed=1)
+    layer = SplitPrior.convolutional(5, 2, 8).double()
+    y, log_det = layer(x, context=h)
+    assert torch.equal(y, x)
+    assert torch.equal(log_det, torch.zeros_like(log_det))
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(2))
+    y, log_det = layer(x, context=h)
+    mean, raw = layer.conditioner(h).chunk(2, 1)
+    scale = (4.0 * torch.tanh(raw / 4.0)).exp()
+    # log N(x; mean, scale²) - log N(y; 0, 1), without the terms that cancel.
+    prior = (-0.5 * ((x - mean) / scale).square() - scale.log()).flatten(1).sum(1)
+    base = (-0.5 * y.square()).flatten(1).sum(1)
+    assert torch.allclose(base + log_det, prior, rtol=1e-12)
+
+
+def test_split_prior_scales_stay_within_their_bound() -> None:
+    layer = SplitPrior(torch.nn.Identity(), log_scale_bound=2.0)
+    raw = torch.tensor([[0.0, 1e6], [0.0, -1e6]])
+    _, log_det = layer(torch.zeros(2, 1), context=raw)
+    assert torch.allclose(log_det, torch.tensor([-2.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ActNorm(0), "at least one channel"),
+        (lambda: Squeeze(0), "positive factor"),
+        (lambda: LogitTransform(0.5), "alpha < 0.5"),
+        (lambda: Normalize([0.0], [0.0]), "positive standard deviations"),
+        (lambda: Normalize([0.0], [1.0, 1.0]), "as many"),
+        (lambda: Permutation([0, 2]), "every channel from 0 to 1 once"),
+        (lambda: Reshape((2, 3), (5,)), "equally many values"),
+        (lambda: SplitPrior(torch.nn.Identity(), log_scale_bound=0.0), "positive log_scale_bound"),
+    ],
+)
+def test_bad_settings_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (Squeeze(2), (1, 3, 5, 4), "divisible by 2"),
+        (Permutation([1, 0]), (1, 3), "2 channels"),
+        (Normalize([0.0], [1.0]), (1, 3), "1 channels"),
+        (Affine((3,)), (1, 2), r"samples of shape \(3,\)"),
+        (Reshape((4,), (2, 2)), (1, 3), r"samples of shape \(4,\)"),
+        (SplitPrior(torch.nn.Identity()), (1, 3), "staying part as context"),
+    ],
+)
+def test_wrong_shapes_are_refused(
+    layer: Squeeze | Permutation | Normalize | Affine | Reshape | SplitPrior,
+    shape: tuple[int, ...],
+    message: str,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer.transform(torch.zeros(shape))
+
+
+def test_squeeze_inverse_refuses_channels_that_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="divisible by 4"):
+        Squeeze(2).inverse(torch.zeros(1, 6, 2, 2))
+
+
+def test_split_prior_refuses_a_conditioner_of_the_wrong_size() -> None:
+    with pytest.raises(ValueError, match="two times the shape"):
+        SplitPrior(torch.nn.Identity()).transform(torch.zeros(1, 3), context=torch.zeros(1, 4))
