@@ -1,6 +1,6 @@
 """A small problem for the engine, and engines that train it in a temporary folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +53,7 @@ class Regression(Objective):
         x = torch.randn(50, 3, generator=g)
         return {"mse": float((self.model(x) - x.sum(1, keepdim=True)).square().mean())}
 
-    def summarize(self, step: int) -> Mapping[str, object]:
+    def test(self, step: int) -> dict[str, float]:
         return {"test_mse": self.evaluate("test", step)["mse"], "standard_error": 0.0}
 
     def prepare_test(self) -> None:

@@ -250,6 +250,11 @@ def test_best_weights_follow_the_validation_value(make_engine: Make, tmp_path: P
     tried = {r["step"]: r["mse"] for r in rows(tmp_path / "run") if r["split"] == "validation"}
     best = load_checkpoint(engine.folder.checkpoints.best)
     assert best["step"] == min(tried, key=lambda step: tried[step])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["best_step"] == best["step"]
+    tests = {r["step"]: r["mse"] for r in rows(tmp_path / "run") if r["split"] == "test"}
+    assert summary["best_test_mse"] == pytest.approx(tests[best["step"]], rel=1e-6)
+    assert summary["test_mse"] == pytest.approx(tests[30], rel=1e-6)
 
 
 def test_checkpoints_follow_the_clock(make_engine: Make, tmp_path: Path) -> None:

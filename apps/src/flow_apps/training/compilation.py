@@ -4,8 +4,7 @@ import os
 import shutil
 import tempfile
 
-from torch import nn
-
+from flow_apps.training.objective import Objective
 from flow_apps.training.progress import say
 
 _COMPILERS = ("c++", "g++", "clang++", "gcc", "clang")
@@ -17,18 +16,16 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ((named,) if named else _COMPILERS))
 
 
-def compile_in_place(module: nn.Module, *, enabled: bool, visible: bool = True) -> bool:
-    """Compile a module's forward if `enabled`, and return whether it was done.
+def compile_objective(objective: Objective, batch_size: int, *, visible: bool) -> bool:
+    """Compile an objective for batches of one size, and return whether it was done.
 
     Without a C++ compiler the run says so once and goes on uncompiled.
     """
-    if not enabled:
-        return False
     if not has_compiler():
         say("no C++ compiler found: running without torch.compile, more slowly", visible=visible)
         return False
+    # A cache that several jobs write at once is a source of rare failures.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        # A cache that several jobs write at once is a source of rare failures.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="flow-inductor-")
-    module.compile()
+    objective.compile_model(batch_size)
     return True

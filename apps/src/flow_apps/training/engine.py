@@ -1,5 +1,6 @@
 """The one training loop."""
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flow_apps.errors import TrainingFailure
-from flow_apps.training.compilation import compile_in_place
+from flow_apps.training.checkpoint import load_checkpoint
+from flow_apps.training.compilation import compile_objective
 from flow_apps.training.config import TrainingConfig
 from flow_apps.training.distributed import Ranks
-from flow_apps.training.failure import explain_nonfinite, require_finite_weights, solver_failures
+from flow_apps.training.failure import (
+    explain_inputs,
+    explain_nonfinite,
+    require_finite_weights,
+    solver_failures,
+)
 from flow_apps.training.interruption import StopRequest, stop_on_signals
 from flow_apps.training.metrics import open_loggers
 from flow_apps.training.moving_average import tested_weights
@@ -23,7 +30,7 @@ from flow_apps.training.progress import Advance, progress
 from flow_apps.training.randomness import isolated, seed_step
 from flow_apps.training.reporting import Reporter, StepResult, last_tests
 from flow_apps.training.run_folder import RunFolder
-from flow_apps.training.state import TrainingState
+from flow_apps.training.state import TrainingState, load_tested_weights
 
 _FIGURE_SHARE = 0.1
 
@@ -98,9 +105,10 @@ class Engine:
         self._save()
 
     def _wrapped(self) -> nn.Module:
-        self._compiled = compile_in_place(
-            self.objective, enabled=self.config.compile, visible=self.ranks.is_first
-        )
+        if self.config.compile:
+            size = self.config.batch_size // self.ranks.world
+            visible = self.ranks.is_first
+            self._compiled = compile_objective(self.objective, size, visible=visible)
         if self.ranks.world == 1:
             return self.objective
         # Every process computes the same buffers, so they need not be sent around.
@@ -150,7 +158,7 @@ class Engine:
                 outcome = self._recorded(module, batch, logged=logged)
             self._check_loss(outcome[0], batch, step, logged=logged)
         except TrainingFailure as error:
-            failure = error
+            failure = explain_inputs(batch, step) or error
         failed, self._stopping = self.ranks.any(failure is not None, stop.requested)
         if failure is not None:
             raise failure
@@ -162,7 +170,7 @@ class Engine:
         self, module: nn.Module, batch: Batch, *, logged: bool
     ) -> tuple[Tensor, dict[str, Tensor], Report | None]:
         forward = cast(Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], module)
-        if not logged or self._compiled:
+        if not logged:
             return *forward(batch), None
         with record(self.objective.model) as report:
             loss, scalars = forward(batch)
@@ -251,17 +259,31 @@ class Engine:
         self._saved_step, self._saved_time = self.state.step, time.monotonic()
 
     def _finish(self) -> None:
-        """Test the final weights and write the summary."""
+        """Test the final and the best weights, and write the summary."""
+        with self._testing("test"):
+            results: dict[str, object] = {**self.objective.test(self.state.step)}
+            results |= self.objective.audit()
+        results |= self._test_best()
+        if self.ranks.is_first:
+            summary = results | last_tests(self.folder) | self._costs()
+            self.folder.write_summary(summary)
+
+    def _test_best(self) -> dict[str, object]:
+        """The result of the weights that were best on validation."""
+        if self.objective.selection is None or not math.isfinite(self.state.best):
+            return {}
+        best = load_checkpoint(self.folder.checkpoints.best, self.ranks.device)
+        with self._testing("test"):
+            load_tested_weights(self.objective, best)
+            values = self.objective.test(self.state.step)
+        return {"best_step": best["step"]} | {f"best_{k}": v for k, v in values.items()}
+
+    def _costs(self) -> dict[str, object]:
         clock = self.state.clock
-        with self._testing("summary"):
-            results = dict(self.objective.summarize(self.state.step))
-        if not self.ranks.is_first:
-            return
-        timing: dict[str, object] = {
+        return {
             "steps": self.state.step,
             "seconds_per_step": clock.seconds_per_step(),
             "cpu_seconds_per_step": clock.cpu_seconds_per_step(),
             "compile_seconds": clock.excess_of_first_steps() if self._compiled else 0.0,
             "parameters": sum(p.numel() for p in self.objective.model.parameters()),
         }
-        self.folder.write_summary(results | last_tests(self.folder) | timing)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from flow_solvers import SolverError
@@ -30,13 +31,21 @@ def solver_failures(step: int, activity: str) -> Generator[None, None, None]:
         ) from error
 
 
-def explain_nonfinite(objective: Objective, batch: Batch, step: int) -> str:
-    """Why the loss of a step is not finite: bad data, bad weights, or the first bad layer."""
-    prefix = f"step {step}: the loss is not a finite number"
+def explain_inputs(batch: Batch, step: int) -> TrainingFailure | None:
+    """The failure to report if the data themselves are not numbers."""
     for index, tensor in enumerate(batch):
         bad = _bad_samples(tensor)
-        if bad is not None and bad.numel():
-            return f"{prefix}: input {index} of the batch is not finite in samples {_listed(bad)}"
+        if bad.numel():
+            return TrainingFailure(
+                f"step {step}: input {index} of the batch is not finite in samples {_listed(bad)}; "
+                "clean the data"
+            )
+    return None
+
+
+def explain_nonfinite(objective: Objective, batch: Batch, step: int) -> str:
+    """Why the loss of a step is not finite: bad weights, or the first bad layer."""
+    prefix = f"step {step}: the loss is not a finite number"
     for name, parameter in objective.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"{prefix}: parameter {name} is not finite since an earlier step"
@@ -78,28 +87,20 @@ def _first_bad_layer(objective: Objective, batch: Batch) -> str:
 
 def _watch(name: str, found: list[str]) -> Callable[[nn.Module, object, object], None]:
     def hook(_module: nn.Module, _inputs: object, outputs: object) -> None:
-        tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+        tensors = cast(tuple[object, ...], outputs if isinstance(outputs, tuple) else (outputs,))
         for tensor in tensors:
-            bad = _bad_samples(tensor) if isinstance(tensor, Tensor) else None
-            if bad is not None and bad.numel():
-                found.append(
-                    f"layer {name} is the first without finite output, in samples {_listed(bad)}"
-                )
+            if isinstance(tensor, Tensor) and (bad := _bad_samples(tensor)).numel():
+                samples = _listed(bad)
+                found.append(f"layer {name} is the first without finite output, samples {samples}")
 
     return hook
 
 
-def _bad_samples(tensor: Tensor) -> Tensor | None:
-    if not tensor.ndim or not tensor.is_floating_point():
-        return None
-    return (
-        (~torch.isfinite(tensor))
-        .flatten(1 if tensor.ndim > 1 else 0)
-        .reshape(tensor.shape[0], -1)
-        .any(1)
-        .nonzero()
-        .flatten()
-    )
+def _bad_samples(tensor: Tensor) -> Tensor:
+    """The rows of a tensor that hold anything but finite numbers."""
+    if not tensor.ndim:
+        return tensor.new_empty(0)
+    return (~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero().flatten()
 
 
 def _listed(indices: Tensor) -> str:

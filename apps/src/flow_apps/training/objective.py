@@ -44,11 +44,19 @@ class Objective(nn.Module, ABC):
         """Scalars for the log that tell how good the model is; runs without gradients."""
 
     @abstractmethod
-    def summarize(self, step: int) -> Mapping[str, object]:
-        """The results of the final weights for summary.json; runs without gradients."""
+    def test(self, step: int) -> dict[str, float]:
+        """The result of a run for summary.json: a `test_…` value and its `standard_error`."""
+
+    def audit(self) -> Mapping[str, object]:
+        """What else the summary tells about the final weights; nothing unless overridden."""
+        return {}
 
     def initialize(self, batch: Batch) -> None:
         """Set what depends on data, from the first batch; nothing unless overridden."""
+
+    def compile_model(self, batch_size: int) -> None:
+        """Compile what is worth it for batches of this size; the whole forward by default."""
+        self.compile()
 
     def before_optimizer_step(self, step: int) -> None:
         """Change gradients; nothing unless overridden."""

@@ -1,0 +1,81 @@
+"""Training of models whose layers must stay contractions."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from flow_core.blocks import Solve
+from flow_core.lipschitz import lipschitz_certificate, update_lipschitz
+from flow_core.maps import DenseNet, compile_maps
+
+from flow_apps.training import Objective, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractionConfig:
+    """How Lipschitz constants are kept, and what a failed solve does.
+
+    Attributes:
+        coeff: Bound on the spectral norm of every layer, below 1.
+        concat_bound: Bound on the weights of a concatenation, at most 1.
+        learn_concat_from: First step that changes the weights of the concatenations.
+        power_iterations: Power iterations after every step.
+        test_power_iterations: Power iterations before every test.
+        on_solver_failure: End the run, or go on with the best iterate and count the failure.
+    """
+
+    coeff: float = 0.9
+    concat_bound: float = 0.98
+    learn_concat_from: int = 25_000
+    power_iterations: int = 5
+    test_power_iterations: int = 200
+    on_solver_failure: Literal["raise", "return"] = "raise"
+
+    def __post_init__(self) -> None:
+        coeff, concat = self.coeff, self.concat_bound
+        require(0 < coeff < 1, f"coeff: expected between 0 and 1, exclusive, got {coeff}")
+        require(0 < concat <= 1, f"concat_bound: expected in (0, 1], got {concat}")
+        for name in ("power_iterations", "test_power_iterations"):
+            value = getattr(self, name)
+            require(value > 0, f"{name}: expected a positive integer, got {value}")
+
+    def solve(self) -> Solve:
+        """Settings of the solves of a block."""
+        return Solve(on_failure=self.on_solver_failure)
+
+
+class ContractiveObjective(Objective):
+    """An objective that lets spectral norms follow the weights.
+
+    Args:
+        contraction: How Lipschitz constants are kept.
+    """
+
+    def __init__(self, contraction: ContractionConfig) -> None:
+        super().__init__()
+        self.contraction = contraction
+
+    def compile_model(self, batch_size: int) -> None:
+        """Compile the maps for training batches; everything else runs eager."""
+        compile_maps(self.model, [batch_size])
+
+    def before_optimizer_step(self, step: int) -> None:
+        """Let the weights of concatenations rest until their time comes."""
+        if step < self.contraction.learn_concat_from:
+            for net in self._dense_nets():
+                net.concat.grad = None
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Let the singular vectors follow the weights."""
+        update_lipschitz(self.model, self.contraction.power_iterations)
+
+    def prepare_test(self) -> None:
+        """Know spectral norms well before a test."""
+        update_lipschitz(self.model, self.contraction.test_power_iterations)
+
+    def certificates(self) -> Mapping[str, float]:
+        """A proven bound of the Lipschitz constant of every map."""
+        return lipschitz_certificate(self.model)
+
+    def _dense_nets(self) -> Iterator[DenseNet]:
+        return (module for module in self.model.modules() if isinstance(module, DenseNet))

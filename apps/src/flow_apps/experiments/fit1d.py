@@ -1,0 +1,190 @@
+"""One-dimensional functions: what residual, implicit and monotone blocks can represent.
+
+Source: Ahn et al. 2022 (Monotone Flows), Fig. 4; Lu et al. 2021 (Implicit Normalizing Flows),
+Fig. 1.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from flow_core.bijection import Bijection
+from flow_core.blocks import Implicit, Monotone, Residual, inverse_residual
+from flow_core.combinators import Chain
+from flow_core.initialization import initialize
+from flow_core.layers import ActNorm
+from flow_core.maps import DenseNet, FeedForwardNet, LipschitzMap
+from flow_data.functions import TARGETS, sample_target
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_apps.errors import ConfigError
+from flow_apps.experiments.contraction import ContractionConfig, ContractiveObjective
+from flow_apps.figures.fit import draw_fit
+from flow_apps.training import Batch, TrainingConfig, require
+from flow_apps.training.overrides import suggestion
+from flow_apps.training.randomness import derive_seed, generator
+
+Layer = Literal["actnorm", "residual", "inverse_residual", "implicit", "monotone"]
+
+_TEST_SEED = "1-d test points"
+_ROUNDTRIP_POINTS = 1000
+_GRID = 2001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit1dConfig:
+    """A function and a chain of layers.
+
+    Attributes:
+        target: Name of the function, see `flow_data.TARGETS`.
+        layers: The layers from first to last.
+        net: Kind of the maps in the blocks.
+        growth: Width of a hidden layer, or channels that a dense layer adds.
+        depth: Hidden or dense layers of a map.
+        activation: Name of the activation, see `flow_core.lipschitz.ACTIVATIONS`.
+        test_size: Fresh points of every test.
+        contraction: How Lipschitz constants are kept.
+        training: Length, optimizer and reporting.
+    """
+
+    target: str = "multiplestepfunc"
+    layers: tuple[Layer, ...] = ("actnorm", "monotone", "actnorm", "monotone", "actnorm")
+    net: Literal["dense", "feedforward"] = "dense"
+    growth: int = 128
+    depth: int = 4
+    activation: str = "crelu"
+    test_size: int = 10_000
+    contraction: ContractionConfig = field(
+        default_factory=lambda: ContractionConfig(coeff=0.99, concat_bound=0.99)
+    )
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            iterations=15_000,
+            batch_size=5000,
+            learning_rate=0.01,
+            milestones=((1 / 3, 0.2), (2 / 3, 0.04)),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            hint = suggestion(self.target, list(TARGETS))
+            raise ConfigError(
+                f"target: expected one of {', '.join(TARGETS)}, got {self.target!r}{hint}"
+            )
+        require(bool(self.layers), "layers: expected at least one layer, got none")
+        for name in ("growth", "depth", "test_size"):
+            value = getattr(self, name)
+            require(value > 0, f"{name}: expected a positive integer, got {value}")
+
+
+def build_chain(config: Fit1dConfig) -> Chain:
+    """The layers of a config, initialised from its seed alone."""
+    solve = config.contraction.solve()
+
+    def net() -> LipschitzMap:
+        return _net(config)
+
+    makers: dict[Layer, Callable[[], Bijection]] = {
+        "actnorm": lambda: ActNorm(1),
+        "residual": lambda: Residual(net(), solve),
+        "inverse_residual": lambda: inverse_residual(net(), solve),
+        "implicit": lambda: Implicit(net(), net(), solve),
+        "monotone": lambda: Monotone(net(), solve),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.training.seed, "model"))
+        return Chain([makers[name]() for name in config.layers])
+
+
+class Fit1dObjective(ContractiveObjective):
+    """Mean squared error of a chain of layers against a function."""
+
+    selection = ("validation", "mse")
+    model: Chain
+
+    def __init__(self, config: Fit1dConfig) -> None:
+        super().__init__(config.contraction)
+        self.config = config
+        self.model = build_chain(config)
+
+    def initialize(self, batch: Batch) -> None:
+        """Standardise the input of every block."""
+        if "actnorm" in self.config.layers:
+            initialize(self.model, batch[0])
+
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean squared error."""
+        x, y = batch
+        mse = (self.model.transform(x) - y).square().mean()
+        return mse, {"mse": mse.detach()}
+
+    def batch(self, step: int) -> Batch:
+        """Fresh points, a function of seed and step."""
+        training = self.config.training
+        source = generator(training.seed, "training points", step)
+        return sample_target(self.config.target, training.batch_size, source)
+
+    def evaluate(self, split: str, step: int) -> dict[str, float]:
+        """Mean squared error on fresh points that do not depend on the seed."""
+        return {"mse": float(self.squared_errors(split, step).mean())}
+
+    def test(self, step: int) -> dict[str, float]:
+        """Mean squared error on the test points, with its standard error."""
+        errors = self.squared_errors("test", step).double()
+        spread = float(errors.std()) / len(errors) ** 0.5
+        return {"test_mse": float(errors.mean()), "standard_error": spread}
+
+    def audit(self) -> Mapping[str, object]:
+        """Round trip in data space and certified bounds."""
+        return {
+            "max_roundtrip_error": self.roundtrip_error(_ROUNDTRIP_POINTS),
+            "lipschitz_bound": dict(self.certificates()),
+        }
+
+    def figures(self, folder: Path, step: int) -> None:
+        """The function and its fit."""
+        x = self._grid()
+        y = TARGETS[self.config.target].function(x)
+        draw_fit(x, y, self.model.transform(x), folder / f"fit_{step:06d}.png")
+
+    def squared_errors(self, split: str, step: int) -> Float[Tensor, " count"]:
+        """Squared error of every point of a split."""
+        x, y = self._points(split, step)
+        return (self.model.transform(x) - y).square().flatten()
+
+    def roundtrip_error(self, count: int) -> float:
+        """Largest difference of x and its reconstruction."""
+        x = self._points("test", self.config.training.iterations)[0][:count]
+        return float((self.model.inverse(self.model.transform(x)) - x).abs().max())
+
+    def _points(self, split: str, step: int) -> tuple[Tensor, Tensor]:
+        source = generator(_TEST_SEED, split, step)
+        return sample_target(
+            self.config.target, self.config.test_size, source, device=self._device()
+        )
+
+    def _grid(self) -> Tensor:
+        low, high = TARGETS[self.config.target].domain
+        return torch.linspace(low, high, _GRID, device=self._device())[:, None]
+
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _net(config: Fit1dConfig) -> LipschitzMap:
+    contraction = config.contraction
+    if config.net == "feedforward":
+        hidden = [config.growth] * config.depth
+        return FeedForwardNet(1, hidden, activation=config.activation, coeff=contraction.coeff)
+    return DenseNet(
+        1,
+        growth=config.growth,
+        depth=config.depth,
+        activation=config.activation,
+        coeff=contraction.coeff,
+        concat_bound=contraction.concat_bound,
+    )

@@ -1,0 +1,42 @@
+"""Small image flows for one machine."""
+
+from collections.abc import Iterator
+
+from flow_apps.experiments.image import ImageConfig
+from flow_apps.presets.preset import Preset
+from flow_apps.training import TrainingConfig
+
+_MNIST = TrainingConfig(
+    iterations=3000,
+    batch_size=64,
+    betas=(0.9, 0.99),
+    warmup=100,
+    gradient_clip=1.0,
+    ema_decay=0.99,
+    evaluate_every=500,
+)
+
+
+def _images() -> Iterator[Preset]:
+    note = "a small model; the published ones take several GPUs"
+    for name, block, activation in (
+        ("monotone", "monotone", "cpila"),
+        ("idensenet", "residual", "clipswish"),
+    ):
+        digits = ImageConfig(block=block, activation=activation)
+        yield Preset(f"digits-{name}", "image", digits, note)
+        mnist = ImageConfig(
+            data="mnist",
+            block=block,
+            activation=activation,
+            scales=(2, 2, 2),
+            alpha=1e-6,
+            dense_blocks=0,
+            test_draws=1,
+            training=_MNIST,
+        )
+        yield Preset(f"mnist-{name}", "image", mnist, note)
+
+
+IMAGES: tuple[Preset, ...] = tuple(_images())
+"""Presets for the digits and MNIST."""
