@@ -1,0 +1,78 @@
+"""The log-determinant from the whole Jacobian."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import final
+
+import torch
+from flow_solvers.maps import BoundMap, Linearization
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_logdet.estimator import LogDet
+from flow_logdet.kinds import Kind
+
+
+@final
+@dataclass(frozen=True)
+class Exact:
+    """log|det| of the Jacobian of every sample, differentiable to any order.
+
+    Costs `dim` products. Dimensions 1 and 2 use a closed form (no factorization), larger ones
+    `torch.linalg.slogdet`.
+
+    Attributes:
+        limit: Largest dimension that is accepted.
+    """
+
+    limit: int = 64
+
+    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+        """The plain linearization."""
+        return bound.linearize(w)
+
+    def log_det(self, linearization: Linearization, kind: Kind) -> LogDet:
+        """The exact value.
+
+        Raises:
+            ValueError: If the dimension is above the limit.
+        """
+        dim = prod(linearization.point.shape[1:])
+        if dim > self.limit:
+            raise ValueError(
+                f"expected at most {self.limit} dimensions for the exact log-determinant, got "
+                f"{dim}; raise Exact(limit=...) or use flow_logdet.Krylov"
+            )
+        jacobian = linearization.jacobian()
+        # Half precision has no factorization, and a log-determinant needs the digits.
+        jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
+        value = _closed_form(jacobian, kind) if 0 < dim <= 2 else _slogdet(jacobian, kind)
+        return LogDet(value=value, standard_error=None, products=dim)
+
+
+def _closed_form(jacobian: Float[Tensor, "batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
+    """From trace t and determinant D: log|1 + t + D| or log|(1 + D - t)/(1 + D + t)|."""
+    trace, even = _trace_and_even_part(jacobian)
+    if kind is Kind.RESIDUAL:
+        return (even + trace).abs().log()
+    return ((even - trace) / (even + trace)).abs().log()
+
+
+def _trace_and_even_part(
+    jacobian: Float[Tensor, "batch dim dim"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """t = tr J and 1 + det J in two dimensions, J and 1 in one."""
+    if jacobian.shape[-1] == 1:
+        trace = jacobian.flatten()
+        return trace, torch.ones_like(trace)
+    a, b, c, d = jacobian.flatten(1).unbind(-1)
+    return a + d, torch.addcmul(a * d, b, c, value=-1) + 1
+
+
+def _slogdet(jacobian: Float[Tensor, "batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
+    """Σ c·log|det(I + s·J)|."""
+    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    value = jacobian.new_zeros(len(jacobian))
+    for s, c in kind.pairs:
+        value = value + c * torch.linalg.slogdet(eye + s * jacobian).logabsdet
+    return value

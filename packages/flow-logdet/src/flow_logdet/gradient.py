@@ -1,0 +1,135 @@
+"""An honest value with the gradient of a surrogate, and a refusal of second derivatives.
+
+tr f(J) has the derivative tr(f'(J) dJ) = E⟨f'(J)ᵀε, dJ ε⟩. With v = f'(J)ᵀε held constant this is
+the derivative of the surrogate ⟨v, J(θ, w)ε⟩, one differentiable product with J. The surrogate's
+own value is no log-determinant, and its second derivative is not that of a log-determinant.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from flow_solvers.maps import Linearization
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+from flow_logdet.first_order import control, first_order_of
+from flow_logdet.kinds import Kind
+from flow_logdet.probes import inner
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The constants of a surrogate Σ ⟨v, J ε⟩.
+
+    Attributes:
+        adjoints: v, with all averaging weights in it.
+        directions: ε.
+        products: Products with J that were needed to make them.
+    """
+
+    adjoints: Float[Tensor, "pairs batch *shape"]
+    directions: Float[Tensor, "pairs batch *shape"]
+    products: int = 0
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A function of a linearization whose first derivative is that of the log-determinant.
+
+    Attributes:
+        pairs: Its constants.
+        kind: Which log-determinant.
+        controlled: Probes of the control variate, or None.
+    """
+
+    pairs: Pairs
+    kind: Kind
+    controlled: Float[Tensor, "count groups batch *shape"] | None
+
+    @property
+    def products(self) -> int:
+        """Products with J: those behind the constants and the one that carries the graph."""
+        return self.pairs.products + len(self.pairs.directions)
+
+    def __call__(self, linearization: Linearization) -> Float[Tensor, " batch"]:
+        """Σ ⟨v, J ε⟩ + f'(0)·(tr J₁ - mean εᵀJ₁ε), differentiable in the map and the point."""
+        images = linearization.jvp(self.pairs.directions)
+        value = inner(self.pairs.adjoints, images).sum(0)
+        if self.controlled is not None:
+            value = value + control(first_order_of(linearization), self.kind, self.controlled)
+        return value
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A log-determinant without a graph, and how to get its gradient.
+
+    Attributes:
+        value: The honest value.
+        standard_error: Of the value, or None.
+        products: Products spent on the value.
+        pairs: Makes the constants of the surrogate; called only where a gradient is wanted.
+        controlled: Probes of the control variate, or None.
+    """
+
+    value: Float[Tensor, " batch"]
+    standard_error: Float[Tensor, " batch"] | None
+    products: int
+    pairs: Callable[[], Pairs]
+    controlled: Float[Tensor, "count groups batch *shape"] | None
+
+    def surrogate(self, kind: Kind) -> Surrogate:
+        """The function whose derivative the value gets."""
+        return Surrogate(pairs=self.pairs(), kind=kind, controlled=self.controlled)
+
+
+def is_differentiable(linearization: Linearization) -> bool:
+    """Whether a gradient can be asked of functions of this linearization."""
+    leaves = (linearization.point, *linearization.bound.tensors())
+    return torch.is_grad_enabled() and any(t.requires_grad for t in leaves)
+
+
+def with_gradient(
+    value: Float[Tensor, " batch"], surrogate: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """`value`, with the first derivative of `surrogate`; a second derivative raises."""
+    return cast(Tensor, _WithGradient.apply(value, surrogate))
+
+
+def refuse_second_derivative(gradient: Tensor, *anchors: Tensor) -> Tensor:
+    """`gradient`, raising when it is differentiated towards anything that `anchors` depend on."""
+    return cast(Tensor, _Refuse.apply(gradient, *anchors))
+
+
+class _WithGradient(Function):
+    @staticmethod
+    def forward(value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.to(surrogate.dtype, copy=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
+        return None, refuse_second_derivative(grad_outputs[0], *ctx.saved_tensors)
+
+
+class _Refuse(Function):
+    @staticmethod
+    def forward(gradient: Tensor, *anchors: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+        raise RuntimeError(
+            "a stochastic log-determinant has no second derivative; use flow_logdet.Exact where "
+            "gradients of gradients are needed"
+        )

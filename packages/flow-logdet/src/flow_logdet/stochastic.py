@@ -1,0 +1,123 @@
+"""What all estimators with random probes share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from flow_solvers.maps import BoundMap, Linearization
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_logdet.estimator import LogDet
+from flow_logdet.first_order import control_samples, first_order_of, has_first_order
+from flow_logdet.gradient import Estimate, Pairs, is_differentiable, with_gradient
+from flow_logdet.kinds import Kind
+from flow_logdet.probes import Probe
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Quadratic forms of f(J) in given vectors, without a graph.
+
+    Attributes:
+        forms: εᵀf(J)ε for every vector and sample.
+        products: Products with J or Jᵀ per sample.
+        pairs: Makes (v, ε) with E Σ ⟨v, dJ ε⟩ = Σ tr(f'(J) dJ) over the vectors.
+    """
+
+    forms: Float[Tensor, "vectors batch"]
+    products: int
+    pairs: Callable[[], Pairs]
+
+
+Rule = Callable[[Linearization, Kind, Tensor], Quadrature]
+
+
+class StochasticEstimator(ABC):
+    """An estimator whose gradient is that of a surrogate; second derivatives raise."""
+
+    @abstractmethod
+    def estimate(self, linearization: Linearization, kind: Kind) -> Estimate:
+        """The value without a graph, and how to get its gradient."""
+
+    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+        """The plain linearization."""
+        return bound.linearize(w)
+
+    @final
+    def log_det(self, linearization: Linearization, kind: Kind) -> LogDet:
+        """An estimate per sample, with the first derivative of the log-determinant."""
+        estimate = self.estimate(linearization, kind)
+        value, products = estimate.value, estimate.products
+        if is_differentiable(linearization):
+            surrogate = estimate.surrogate(kind)
+            value = with_gradient(value, surrogate(linearization))
+            products += surrogate.products
+        return LogDet(value=value, standard_error=estimate.standard_error, products=products)
+
+
+class ProbeEstimator(StochasticEstimator):
+    """An estimator E[εᵀf(J)ε] = tr f(J) from probes with E[εεᵀ] = I.
+
+    Concrete ones are frozen dataclasses with the three fields below; they only say how the
+    quadratic forms are computed.
+
+    Attributes:
+        probe: Law of the probes.
+        probes: Number of independent probes; two or more give a standard error.
+        control_variate: Use the exact trace of the first-order part of J where the linearization
+            has one (`HasFirstOrder`). The products with that part are not counted: they are far
+            cheaper than products with J.
+    """
+
+    probe: Probe
+    probes: int
+    control_variate: bool
+
+    @abstractmethod
+    def quadrature(
+        self,
+        linearization: Linearization,
+        kind: Kind,
+        probes: Float[Tensor, "count groups batch *shape"],
+    ) -> Quadrature:
+        """The quadratic forms of all `count * groups` vectors, in this order."""
+
+    @final
+    def estimate(self, linearization: Linearization, kind: Kind) -> Estimate:
+        """The mean of the quadratic forms, with the control variate where there is one."""
+        return estimate_from_probes(self, self.quadrature, linearization, kind)
+
+
+def estimate_from_probes(
+    settings: ProbeEstimator, quadrature: Rule, linearization: Linearization, kind: Kind
+) -> Estimate:
+    """Draw probes, take their quadratic forms by a rule, add the control variate."""
+    with torch.no_grad():
+        probes = settings.probe.draw(linearization.point, settings.probes)
+        result = quadrature(linearization, kind, probes)
+        samples = result.forms.unflatten(0, probes.shape[:2]).sum(1)
+        controlled = settings.control_variate and has_first_order(linearization)
+        if controlled:
+            samples = samples + control_samples(first_order_of(linearization), kind, probes)
+    return Estimate(
+        value=samples.mean(0).to(linearization.point.dtype),
+        standard_error=_standard_error(samples),
+        products=result.products,
+        pairs=result.pairs,
+        controlled=probes if controlled else None,
+    )
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless every count is at least one."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"expected {name} to be at least 1, got {count}")
+
+
+def _standard_error(samples: Float[Tensor, "count batch"]) -> Float[Tensor, " batch"] | None:
+    count = len(samples)
+    return None if count < 2 else samples.std(0) / count**0.5
