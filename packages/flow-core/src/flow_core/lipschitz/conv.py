@@ -53,7 +53,6 @@ class LipschitzConv2d(LipschitzLayer):
         default = ExactSVD() if kernel_size == 1 else GolubKahan()
         super().__init__(
             (out_channels, in_channels, kernel_size, kernel_size),
-            out_channels * positions,
             in_channels * positions,
             bias=bias,
             coeff=coeff,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.lipschitz.operators import Operator, Weights
-from flow_core.lipschitz.spectral import SpectralMethod
+from flow_core.lipschitz.spectral import SpectralMethod, require_positive
 
 Effective = tuple[Tensor, Tensor | None]
 ZERO_INIT_DIVISOR = 1000.0
@@ -19,19 +19,18 @@ class LipschitzLayer(nn.Module, ABC):
 
     sigma = uᵀ A(W) v is linear in W: it is <W, direction> with a constant `direction` of the shape
     of the weight. So effective weights cost a few operations on weights, never on feature maps.
-    The buffers `u`, `v` (unit vectors) and `direction` move only in `update_lipschitz`.
+    The buffers `v` (a unit vector, the warm start) and `direction` move only in
+    `update_lipschitz`; u = A v / |A v| need not be kept.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    u: Tensor
     v: Tensor
     direction: Tensor
 
     def __init__(
         self,
         weight_shape: tuple[int, ...],
-        rows: int,
         columns: int,
         *,
         bias: bool,
@@ -47,7 +46,6 @@ class LipschitzLayer(nn.Module, ABC):
         self.weight = nn.Parameter(torch.empty(weight_shape))
         self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
         self.reset_parameters(zero_init)
-        self.register_buffer("u", nn.functional.normalize(torch.randn(rows), dim=0))
         self.register_buffer("v", nn.functional.normalize(torch.randn(columns), dim=0))
         self.register_buffer("direction", torch.zeros(weight_shape))
         self.update_lipschitz(spectral.initial_iterations)
@@ -99,17 +97,21 @@ def effective_weight(weight: Tensor, direction: Tensor, coeff: float) -> Tensor:
 
 @torch.no_grad()
 def refresh(layers: Sequence[LipschitzLayer], iterations: int | None) -> None:
-    """Refine the singular pairs of layers of one `batching_key` together."""
+    """Refine the singular pairs of layers of one `batching_key` together.
+
+    Raises:
+        ValueError: `iterations` is below 1, or a weight is not finite.
+    """
+    if iterations is not None:
+        require_positive("update_lipschitz", iterations=iterations)
     first = layers[0]
     operator = first.operator(torch.stack([layer.weight for layer in layers]))
-    u = torch.stack([layer.u for layer in layers])
     v = torch.stack([layer.v for layer in layers])
-    u, v = first.spectral.refine(operator, u, v, iterations)
+    u, v = first.spectral.refine(operator, v, iterations)
     directions = operator.direction(u, v).view(len(layers), *first.weight.shape)
-    for index, layer in enumerate(layers):
-        layer.u.copy_(u[index])
-        layer.v.copy_(v[index])
-        layer.direction.copy_(directions[index])
+    for layer, new_v, new_direction in zip(layers, v.unbind(), directions.unbind(), strict=True):
+        layer.v.copy_(new_v)
+        layer.direction.copy_(new_direction)
 
 
 def require_coefficient(owner: str, coeff: float) -> None:

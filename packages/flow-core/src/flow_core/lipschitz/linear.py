@@ -34,7 +34,6 @@ class LipschitzLinear(LipschitzLayer):
         require_positive("LipschitzLinear", in_features=in_features, out_features=out_features)
         super().__init__(
             (out_features, in_features),
-            out_features,
             in_features,
             bias=bias,
             coeff=coeff,
