@@ -1,0 +1,212 @@
+"""The public CPila operations: differentiable to any order, in both modes, and compilable.
+
+Two autograd Functions are closed under differentiation: the evaluation of derivatives and their
+pullback. The vjp of an evaluation is a pullback; the vjp of a pullback evaluates and pulls back
+one order higher. Only x is kept for the backward pass. Compilers see the plain definition instead,
+because they accept no Function that has a `jvp`, and fuse it themselves.
+"""
+
+# ruff: noqa: ANN401 (what autograd passes to a Function has no type)
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import Function
+from torch.autograd.forward_ad import (
+    _set_fwd_grad_enabled,  # pyright: ignore[reportPrivateUsage]  # no public name in torch
+    unpack_dual,
+)
+
+from flow_kernels.cpila import cpu, reference
+from flow_kernels.pila import widen
+
+Grads = tuple[Tensor | None, ...]
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class _Derivatives(Function):
+    """(x) ↦ the derivatives of order `order`, …, `order + count − 1`, as `reference.derivatives`.
+
+    `dim` is negative, so that a leading dimension that vmap adds does not move it.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+        wide = widen(x)
+        fused = _fits_cpu_path(order + count - 1, wide)
+        evaluate = cpu.derivatives if fused else reference.derivatives
+        return tuple(y.to(x.dtype) for y in evaluate(wide, dim, order, count))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+        x, ctx.dim, ctx.order, ctx.count = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> Grads:
+        (x,) = ctx.saved_tensors
+        return _pull_present(x, ctx.dim, ctx.order, grad_outputs), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> tuple[Tensor, ...]:
+        with _set_fwd_grad_enabled(True):
+            (x,) = _primals(ctx.saved_tensors)
+            tangent = _twice(grad_inputs[0], ctx.dim)
+            return tuple(tangent * y for y in _evaluate(x, ctx.dim, ctx.order + 1, ctx.count))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+        x, dim, order, count = args
+        return _evaluate(x.movedim(in_dims[0], 0), dim, order, count), (0,) * count
+
+
+class _Pullback(Function):
+    """(x, g₀, g₁, …) ↦ Σₖ gₖ · derivative of order `order + 1 + k`, both halves added."""
+
+    @staticmethod
+    def forward(x: Tensor, dim: int, order: int, *cotangents: Tensor) -> Tensor:
+        wide, *gs = (widen(tensor) for tensor in (x, *cotangents))
+        pull = cpu.pullback if _fits_cpu_path(order + len(gs), wide, *gs) else reference.pullback
+        return pull(wide, dim, order, tuple(gs)).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+        x, ctx.dim, ctx.order, *cotangents = inputs
+        ctx.save_for_backward(x, *cotangents)
+        ctx.save_for_forward(x, *cotangents)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Grads:
+        x, *cotangents = ctx.saved_tensors
+        (grad,) = grad_outputs
+        grad_x = grad * _pull(x, ctx.dim, ctx.order + 1, *cotangents)
+        slopes = _evaluate(x, ctx.dim, ctx.order + 1, len(cotangents))
+        return grad_x, None, None, *(_twice(grad, ctx.dim) * slope for slope in slopes)
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
+        x_tangent, _, _, *tangents = grad_inputs
+        with _set_fwd_grad_enabled(True):
+            x, *cotangents = _primals(ctx.saved_tensors)
+            along_x: Tensor = x_tangent * _pull(x, ctx.dim, ctx.order + 1, *cotangents)
+            return along_x + _pull(x, ctx.dim, ctx.order, *tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        x, dim, order, *cotangents = args
+        x_dim, _, _, *cotangent_dims = in_dims
+        x = _batch_first(x, x_dim, info.batch_size)
+        batched = (
+            _batch_first(g, g_dim, info.batch_size)
+            for g, g_dim in zip(cotangents, cotangent_dims, strict=True)
+        )
+        return _pull(x, dim, order, *batched), 0
+
+
+def _fits_cpu_path(highest: int, *tensors: Tensor) -> bool:
+    # Fake and distributed tensors, and the batched ones of `grad(..., is_grads_batched=True)`,
+    # which never reach a `vmap` rule, take no part in operations on preallocated memory.
+    return highest <= cpu.HIGHEST_ORDER and all(
+        type(x) in _PLAIN and x.device.type == "cpu" and not is_legacy_batchedtensor(x)
+        for x in tensors
+    )
+
+
+def _primals(saved: tuple[Tensor, ...]) -> list[Tensor]:
+    """The saved inputs without their tangents of this level; those of outer levels remain.
+
+    torch switches forward mode off while it calls a Function's `jvp`, so that forward mode over
+    forward mode silently gives zero. The `jvp`s above switch it on again, which is allowed only
+    if nothing that they compute carries a tangent of the same level.
+    """
+    return [cast(Tensor, unpack_dual(tensor).primal) for tensor in saved]  # type: ignore[no-untyped-call]  # untyped in torch
+
+
+def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+def _twice(x: Tensor, dim: int) -> Tensor:
+    return torch.cat((x, x), dim)
+
+
+def _evaluate(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+    return cast("tuple[Tensor, ...]", _Derivatives.apply(x, dim, order, count))
+
+
+def _pull(x: Tensor, dim: int, order: int, *cotangents: Tensor) -> Tensor:
+    return cast(Tensor, _Pullback.apply(x, dim, order, *cotangents))
+
+
+def _pull_present(x: Tensor, dim: int, order: int, grads: Grads) -> Tensor | None:
+    """The pullback of those outputs that have a gradient (at most two, so they are adjacent)."""
+    present = [(order + k, grad) for k, grad in enumerate(grads) if grad is not None]
+    if not present:
+        return None
+    return _pull(x, dim, present[0][0], *(grad for _, grad in present))
+
+
+def _apply(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+    if not x.is_floating_point():
+        raise ValueError(f"expected a floating point tensor, got {x.dtype}; convert it first")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(
+            f"expected dim in [{-x.ndim}, {x.ndim}) for shape {tuple(x.shape)}, got {dim}; "
+            "name the dimension of the channels"
+        )
+    negative = dim if dim < 0 else dim - x.ndim
+    if not torch.compiler.is_compiling():
+        return _evaluate(x, negative, order, count)
+    outputs = reference.derivatives(widen(x), negative, order, count)
+    return tuple(y.to(x.dtype) for y in outputs)
+
+
+def cpila(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*doubled"]:
+    """Concatenated Pila, [p(x − .2), p(−x − .2)] / 1.06 along `dim`, which doubles.
+
+    Its Lipschitz constant is `CPILA_LIPSCHITZ` (Ahn et al., "Invertible Monotone Operators for
+    Normalizing Flows", NeurIPS 2022). Half precision is computed in float32 and rounded once.
+
+    Raises:
+        ValueError: `x` is not floating point or `dim` is out of range.
+    """
+    return _apply(x, dim, 0, 1)[0]
+
+
+def cpila_slope(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*doubled"]:
+    """Derivative of each output of `cpila` with respect to its input, laid out like `cpila`.
+
+    [p'(x − .2), −p'(−x − .2)] / 1.06. With slope s, the Jacobian product of a tangent t is
+    s · [t, t], and the transposed product of a cotangent g = [g₁, g₂] is s₁g₁ + s₂g₂.
+
+    Raises:
+        ValueError: `x` is not floating point or `dim` is out of range.
+    """
+    return _apply(x, dim, 1, 1)[0]
+
+
+def cpila_curvature(x: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*doubled"]:
+    """Second derivative of each output of `cpila`: [p''(x − .2), p''(−x − .2)] / 1.06.
+
+    Raises:
+        ValueError: `x` is not floating point or `dim` is out of range.
+    """
+    return _apply(x, dim, 2, 1)[0]
+
+
+def cpila_with_slope(
+    x: Float[Tensor, "*shape"], dim: int = -1
+) -> tuple[Float[Tensor, "*doubled"], Float[Tensor, "*doubled"]]:
+    """`cpila` and `cpila_slope` at once, sharing the exponentials.
+
+    Raises:
+        ValueError: `x` is not floating point or `dim` is out of range.
+    """
+    value, slope = _apply(x, dim, 0, 2)
+    return value, slope
