@@ -1,0 +1,58 @@
+"""What holds for the workspace as a whole: examples run, versions and bounds agree."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = sorted((ROOT / "packages").iterdir())
+READMES = [ROOT / "README.md", *(p / "README.md" for p in [*PACKAGES, ROOT / "apps"])]
+
+
+def _project(package: Path) -> dict[str, Any]:
+    return tomllib.loads((package / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda p: p.parent.name)
+def test_examples_of_readmes_run(
+    readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+    if readme.parent in PACKAGES:
+        assert blocks, "every package README has a runnable example"
+    for block in blocks:
+        exec(compile(block, str(readme), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_changelog_names_the_version(package: Path) -> None:
+    versions = re.findall(r"^## \[?(\d+\.\d+\.\d+)", (package / "CHANGELOG.md").read_text(), re.M)
+    assert versions, "a changelog has an entry per version"
+    assert versions[0] == _project(package)["version"]
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, ROOT / "apps"], ids=lambda p: p.name)
+def test_sibling_bounds_hold_the_sibling_versions(package: Path) -> None:
+    versions = {p.name: _project(p)["version"] for p in PACKAGES}
+    for requirement in _project(package)["dependencies"]:
+        name = re.split(r"[<>=]", requirement)[0]
+        if name not in versions:
+            continue
+        bounds = re.fullmatch(rf"{name}>=0\.(\d+),<0\.(\d+)", requirement)
+        assert bounds, f"{package.name}: {requirement} needs both bounds"
+        minor = int(versions[name].split(".")[1])
+        assert int(bounds[1]) <= minor < int(bounds[2])
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, ROOT / "apps"], ids=lambda p: p.name)
+def test_packages_are_typed_and_licensed(package: Path) -> None:
+    (source,) = (p for p in (package / "src").iterdir() if p.is_dir())
+    assert (source / "py.typed").is_file()
+    assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert _project(package)["requires-python"] == ">=3.11"
