@@ -1,7 +1,7 @@
 """Any callable as a bound map, linearized by autograd."""
 
 from collections.abc import Callable, Sequence
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class FunctionMap:
         """G(w) with products by reverse mode; costs one evaluation that keeps its graph."""
         return AutogradLinearization(self, w)
 
-    def select(self, index: Index) -> Self:
+    def select(self, index: Index) -> "FunctionMap":
         """The map for a subset of the batch."""
         chosen = [tensor[index] for tensor in self._per_sample]
         return type(self)(self._function, self._tensors, chosen)
@@ -51,12 +51,12 @@ class FunctionMap:
         """The parameters, then the tensors that belong to samples."""
         return self._tensors + self._per_sample
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Self:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "FunctionMap":
         """The same function of other tensors, in the order of `tensors()`."""
         shared = len(self._tensors)
         return type(self)(self._function, tensors[:shared], tensors[shared:])
 
-    def __neg__(self) -> Self:
+    def __neg__(self) -> "FunctionMap":
         """The map -G."""
         function = self._function
         return type(self)(lambda *arguments: -function(*arguments), self._tensors, self._per_sample)

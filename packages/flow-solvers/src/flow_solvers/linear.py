@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, Self, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +48,7 @@ class Operator(Protocol):
         """The operator minus the identity, as a matrix; costs `dim` products."""
         ...
 
-    def select(self, index: Index) -> Self:
+    def select(self, index: Index) -> "Operator":
         """The operators of a subset of the batch."""
         ...
 
