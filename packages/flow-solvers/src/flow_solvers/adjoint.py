@@ -13,7 +13,7 @@ _DIRECT_UP_TO = 16
 
 
 def default_adjoint(dim: int) -> AdjointSolver:
-    """A direct solve up to dimension 16, GMRES(30) above."""
+    """A direct solve up to dimension 16, GMRES(50) above."""
     return Direct() if dim <= _DIRECT_UP_TO else Gmres()
 
 

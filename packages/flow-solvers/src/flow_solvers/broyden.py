@@ -35,7 +35,7 @@ class Broyden:
 
     memory: int = 10
     budget: int = 200
-    patience: int = 8
+    patience: int = 10
     growth: float = 2.0
 
     def __post_init__(self) -> None:

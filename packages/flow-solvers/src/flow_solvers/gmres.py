@@ -14,8 +14,12 @@ from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, ro
 from flow_solvers.maps import Index
 from flow_solvers.solution import Status
 
-# The residual that the recurrence predicts differs from the true one by rounding.
-_MARGIN = 0.9
+# The residual that the recurrence predicts differs from the true one by rounding, of a size near
+# eps·|A||v|/2 and uncorrelated with it. Where that is not small against the tolerance, the residual
+# is measured with one more product, and a further cycle aims lower to make room for it.
+_MARGIN = 0.95
+_NEGLIGIBLE = 0.3
+_LOWEST_AIM = 0.4
 # A cycle that leaves more than this share of the residual is not getting anywhere; near the
 # rounding floor, where a cycle is a refinement, more is asked of it.
 _LEAST_PROGRESS = 0.95
@@ -32,7 +36,7 @@ class Gmres:
         budget: Products with A, the ones that verify a residual included.
     """
 
-    restart: int = 30
+    restart: int = 50
     rtol: float | None = None
     budget: int = 300
 
@@ -53,7 +57,7 @@ def gmres(
     matvec: Matvec,
     rhs: Float[Tensor, " batch *shape"],
     *,
-    restart: int = 30,
+    restart: int = 50,
     rtol: float | None = None,
     budget: int = 300,
     select: Callable[[Index], Matvec] | None = None,
@@ -61,9 +65,10 @@ def gmres(
     """Solve A v = g for every sample, from v = 0.
 
     Right-hand sides are scaled to unit length first, so that the number of products does not
-    depend on their size. The residual that is returned was recomputed from v with one product;
-    a system that misses the tolerance by rounding is refined. A zero right-hand side costs no
-    product, one that is not finite gives NaN.
+    depend on their size. The residual that is returned is the combination of the products that
+    were made; where rounding could make it differ from g - A v, it is measured with one more
+    product, and a system that then misses the tolerance is refined. A zero right-hand side costs
+    no product, one that is not finite gives NaN.
 
     Args:
         matvec: A times a tensor of the shape of `rhs`, sample by sample.
@@ -105,8 +110,9 @@ class _Systems:
         direction, self.scale = unit(samples.flat(rhs))
         self.finite = self.scale.isfinite()
         self.direction = torch.where(self.finite.unsqueeze(1), direction, 0)
-        self.residual = self.direction
+        self.residual = self.direction.clone()
         self.value = torch.zeros_like(self.direction)
+        self.noise = torch.zeros_like(self.scale)
         self.relative = torch.where(self.finite, (self.scale > 0).to(rhs.dtype), torch.nan)
         self.products = torch.zeros_like(self.scale, dtype=torch.int64)
         waiting = (self.relative > 0).to(torch.int64) * int(Status.BUDGET)
@@ -126,17 +132,24 @@ class _Systems:
         """
         rows = (cover.numel(), *self.shape[1:])
         start = torch.where(active.unsqueeze(1), self.residual[cover], 0)
-        found = _minimise(matvec, start.reshape(rows), self.rtol * _MARGIN, steps)
+        found = _minimise(matvec, start.reshape(rows), self._aim(cover), steps)
         value = self.value[cover] + found.correction
-        image = samples.flat(matvec(value.reshape(rows)))
-        residual = self.direction[cover] - image
+        length = found.size * samples.norm(value)
+        self.noise[cover] = torch.finfo(length.dtype).eps / 2 * length
+        measured = bool((active & (self.noise[cover] > _NEGLIGIBLE * self.rtol)).any())
+        residual = found.residual
+        if measured:
+            residual = self.direction[cover] - samples.flat(matvec(value.reshape(rows)))
         relative = samples.norm(residual)
-        floor = rounding_floor(relative.dtype, found.size * samples.norm(value))
-        self.products[cover] += found.widths + active
-        self._judge(cover, active, relative, floor)
+        self.products[cover] += found.widths + active * int(measured)
+        self._judge(cover, active, relative, rounding_floor(relative.dtype, length))
         self.value[cover], self.residual[cover] = value, residual
         self.relative[cover] = torch.where(active, relative, self.relative[cover])
-        return found.calls + 1
+        return found.calls + int(measured)
+
+    def _aim(self, cover: Int[Tensor, " covered"]) -> Float[Tensor, " covered"]:
+        share = (_MARGIN**2 - (self.noise[cover] / self.rtol).square()).clamp(min=_LOWEST_AIM**2)
+        return self.rtol * share.sqrt()
 
     def _judge(
         self,
@@ -163,13 +176,17 @@ class _Systems:
 @dataclass(frozen=True)
 class _Cycle:
     correction: Float[Tensor, " covered dim"]
+    residual: Float[Tensor, " covered dim"]
     widths: Int[Tensor, " covered"]
     size: Float[Tensor, " covered"]
     calls: int
 
 
 def _minimise(
-    matvec: Matvec, start: Float[Tensor, " covered *shape"], target: float, steps: int
+    matvec: Matvec,
+    start: Float[Tensor, " covered *shape"],
+    target: Float[Tensor, " covered"],
+    steps: int,
 ) -> _Cycle:
     """One Arnoldi cycle; a sample's space stops growing once its predicted residual is small.
 
@@ -193,10 +210,22 @@ def _minimise(
         live = live & ~broke & (predicted > target)
     hessenberg = _stack(columns, start.shape[0])
     weights = _least_squares(hessenberg, length.double(), widths)
-    used = basis.rows[:, : len(columns)]
-    correction = torch.bmm(weights.to(used.dtype).unsqueeze(1), used).squeeze(1)
+    left = -torch.bmm(hessenberg, weights.unsqueeze(2)).squeeze(2)
+    left[:, 0] += length
     size = torch.linalg.vector_norm(hessenberg, dim=1).amax(dim=1).to(length.dtype)
-    return _Cycle(correction, widths, size, len(columns))
+    return _Cycle(
+        _combine(weights, basis.rows[:, :-1]),
+        _combine(left, basis.rows),
+        widths,
+        size,
+        len(columns),
+    )
+
+
+def _combine(
+    weights: Float[Tensor, " covered count"], rows: Float[Tensor, " covered count dim"]
+) -> Float[Tensor, " covered dim"]:
+    return torch.bmm(weights.to(rows.dtype).unsqueeze(1), rows).squeeze(1)
 
 
 def _stack(

@@ -29,4 +29,5 @@ def per_sample(
 
 def dot(a: Float[Tensor, " batch dim"], b: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
     """Inner product of every sample."""
-    return torch.linalg.vecdot(a, b)
+    result: Tensor = torch.linalg.vecdot(a, b)
+    return result
