@@ -2,7 +2,6 @@
 
 from typing import final
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,7 +41,11 @@ class Squeeze(Bijection):
                 f"expected (batch, c, h, w) with h and w divisible by {self.factor}, got "
                 f"{tuple(x.shape)}"
             )
-        return F.pixel_unshuffle(x, self.factor)
+        batch, c, h, w = x.shape
+        f = self.factor
+        # pixel_unshuffle leaves an empty batch in its old shape.
+        cells = x.reshape(batch, c, h // f, f, w // f, f)
+        return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, c * f * f, h // f, w // f)
 
     def inverse(
         self,
@@ -56,7 +59,10 @@ class Squeeze(Bijection):
                 f"expected (batch, c, h, w) with c divisible by {self.factor**2}, got "
                 f"{tuple(y.shape)}"
             )
-        return F.pixel_shuffle(y, self.factor)
+        batch, c, h, w = y.shape
+        f = self.factor
+        cells = y.reshape(batch, c // (f * f), f, f, h, w)
+        return cells.permute(0, 1, 4, 2, 5, 3).reshape(batch, c // (f * f), h * f, w * f)
 
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None

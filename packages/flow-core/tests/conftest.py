@@ -1,0 +1,197 @@
+"""The registry of bijections: every concrete class of flow_core, in the sizes that matter."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from flow_core.bijection import Bijection
+from flow_core.blocks import FixedPointBlock, Implicit, Monotone, Residual, Solve, inverse_residual
+from flow_core.combinators import Chain, Invert, Multiscale
+from flow_core.layers import (
+    ActNorm,
+    Affine,
+    LogitTransform,
+    Normalize,
+    Permutation,
+    Reshape,
+    SplitPrior,
+    Squeeze,
+)
+from flow_core.maps import DenseNet, FeedForwardNet
+from flow_solvers import Tolerance
+from torch import Tensor
+
+BATCH = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bijection: how to make it, and the samples that it takes."""
+
+    name: str
+    make: Callable[[], Bijection]
+    shape: tuple[int, ...]
+    context: tuple[int, ...] | None = None
+    unit_interval: bool = False
+
+
+def actnorm(*shape: int) -> ActNorm:
+    layer = ActNorm(shape[0])
+    layer.initialize(2 * torch.randn(16, *shape) + 1)
+    return layer
+
+
+def randomized(layer: Bijection) -> Bijection:
+    """Away from the identity that layers start as."""
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return layer
+
+
+def dense(channels: int, context: int | None = None) -> DenseNet:
+    net = DenseNet(channels, growth=4, depth=2, coeff=0.9, context_features=context)
+    return conditioned(net)
+
+
+def conv(channels: int, context: int | None = None) -> DenseNet:
+    net = DenseNet(
+        channels, growth=4, depth=1, coeff=0.8, map_size=(3, 3), context_features=context
+    )
+    return conditioned(net)
+
+
+def feedforward(channels: int) -> FeedForwardNet:
+    return FeedForwardNet(channels, [6, 6], activation="sin", coeff=0.9)
+
+
+def conditioned(net: DenseNet) -> DenseNet:
+    """Conditioners start at zero: move them, or the context would have no effect."""
+    for name, p in net.named_parameters():
+        if name.startswith("conditioner"):
+            torch.nn.init.normal_(p, std=0.3)
+    return net
+
+
+def multiscale() -> Multiscale:
+    return Multiscale(
+        scales=[
+            Chain([Squeeze(2), actnorm(4, 2, 2)]),
+            Monotone(
+                DenseNet(2, growth=4, depth=1, coeff=0.8, map_size=(2, 2)),
+            ),
+        ],
+        shapes=[(4, 2, 2), (2, 2, 2)],
+        priors=[randomized(SplitPrior.convolutional(2, 2, 3))],
+    )
+
+
+CASES = [
+    Case("actnorm-vector", lambda: actnorm(4), (4,)),
+    Case("actnorm-image", lambda: actnorm(2, 2, 3), (2, 2, 3)),
+    Case("affine", lambda: randomized(Affine((2, 3))), (2, 3)),
+    Case("logit", lambda: LogitTransform(0.05), (2, 3), unit_interval=True),
+    Case("logit-whole-interval", lambda: LogitTransform(0.0), (4,), unit_interval=True),
+    Case("normalize", lambda: Normalize([0.1, -2.0], [0.5, 3.0]), (2, 2, 2)),
+    Case("permutation", lambda: Permutation([2, 0, 3, 1]), (4, 2)),
+    Case("reshape", lambda: Reshape((2, 3), (3, 2, 1)), (2, 3)),
+    Case("squeeze", Squeeze, (1, 4, 2)),
+    Case("split-prior", lambda: randomized(SplitPrior.dense(3, 4, 5)), (4,), (3,)),
+    Case(
+        "split-prior-image",
+        lambda: randomized(SplitPrior.convolutional(2, 1, 3)),
+        (1, 3, 3),
+        (2, 3, 3),
+    ),
+    Case("residual-1d", lambda: Residual(dense(1)), (1,)),
+    Case("residual-2d", lambda: Residual(dense(2)), (2,)),
+    Case("residual-feedforward", lambda: Residual(feedforward(5)), (5,)),
+    Case("residual-image", lambda: Residual(conv(2)), (2, 3, 3)),
+    Case("residual-context", lambda: Residual(dense(3, 2)), (3,), (2,)),
+    Case("inverse-residual-2d", lambda: inverse_residual(dense(2)), (2,)),
+    Case("monotone-1d", lambda: Monotone(dense(1)), (1,)),
+    Case("monotone-2d", lambda: Monotone(dense(2)), (2,)),
+    Case("monotone-5d", lambda: Monotone(feedforward(5)), (5,)),
+    Case("monotone-context", lambda: Monotone(dense(2, 3)), (2,), (3,)),
+    Case("monotone-image-context", lambda: Monotone(conv(1, 2)), (1, 3, 3), (2, 3, 3)),
+    Case("implicit-2d", lambda: Implicit(dense(2), feedforward(2)), (2,)),
+    Case("implicit-6d", lambda: Implicit(feedforward(6), dense(6)), (6,)),
+    Case("implicit-context", lambda: Implicit(dense(2, 3), dense(2, 3)), (2,), (3,)),
+    Case("invert", lambda: Invert(randomized(Affine((3,)))), (3,)),
+    Case("chain", lambda: Chain([actnorm(2), Monotone(dense(2)), Permutation([1, 0])]), (2,)),
+    Case("multiscale", multiscale, (1, 4, 4)),
+]
+
+
+@functools.cache
+def template(name: str, seed: int = 0) -> Bijection:
+    """A case's bijection in float32 and evaluation mode, made once."""
+    case = next(case for case in CASES if case.name == name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return case.make().eval()
+
+
+@pytest.fixture
+def registered() -> set[type[Bijection]]:
+    """The classes that the registry covers by themselves, not only inside another."""
+    return {type(template(case.name)) for case in CASES}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    parameter: Case = request.param
+    return parameter
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    parameter: torch.dtype = request.param
+    return parameter
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def bijection(case: Case, dtype: torch.dtype, device: torch.device) -> Bijection:
+    """A fresh copy; in float64 it solves to rounding error, so that gradients can be checked."""
+    made = copy.deepcopy(template(case.name)).to(device=device, dtype=dtype)
+    if dtype == torch.float64:
+        for module in made.modules():
+            if isinstance(module, FixedPointBlock):
+                module.solve = Solve(tolerance=Tolerance(rtol=1e-13))
+    return made
+
+
+@pytest.fixture
+def stranger(case: Case, dtype: torch.dtype, device: torch.device) -> Bijection:
+    """The same architecture with other parameters."""
+    return copy.deepcopy(template(case.name, seed=1)).to(device=device, dtype=dtype)
+
+
+@pytest.fixture
+def x(case: Case, dtype: torch.dtype, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (BATCH, *case.shape)
+    value = (
+        0.05 + 0.9 * torch.rand(shape, generator=generator, dtype=torch.float64)
+        if case.unit_interval
+        else torch.randn(shape, generator=generator, dtype=torch.float64)
+    )
+    return value.to(device=device, dtype=dtype)
+
+
+@pytest.fixture
+def context(case: Case, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    if case.context is None:
+        return None
+    generator = torch.Generator().manual_seed(2)
+    value = torch.randn((BATCH, *case.context), generator=generator, dtype=torch.float64)
+    return value.to(device=device, dtype=dtype)

@@ -1,0 +1,165 @@
+"""The report against figures that are known."""
+
+import copy
+import json
+
+import pytest
+import torch
+from flow_core.base import StandardNormal
+from flow_core.blocks import Implicit, Monotone, Residual, Solve, inverse_residual
+from flow_core.combinators import Chain, Invert
+from flow_core.diagnostics import Diagnostics, block_bounds, diagnose
+from flow_core.distributions import Flow
+from flow_core.jacobian import jacobian
+from flow_core.layers import Affine, LogitTransform
+from flow_core.maps import DenseNet
+from flow_solvers import Picard, Tolerance
+
+
+def dense(seed: int) -> DenseNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return DenseNet(2, growth=4, depth=2, coeff=0.9)
+
+
+@pytest.fixture(scope="module")
+def model() -> Chain:
+    return Chain(
+        [
+            Monotone(dense(0)),
+            Implicit(dense(1), dense(2)),
+            inverse_residual(dense(3)),
+            Residual(dense(4)),
+        ]
+    ).eval()
+
+
+def data() -> torch.Tensor:
+    return torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def report(model: Chain) -> Diagnostics:
+    return diagnose(Flow(StandardNormal((2,)), model), data(), exact_samples=5)
+
+
+def test_figures(report: Diagnostics) -> None:
+    assert report.samples == 40
+    assert report.failures == ()
+    assert 0 < report.round_trip["float64"].max_error < 1e-7
+    assert report.round_trip["float64"].max_error < report.round_trip["float32"].max_error < 1e-4
+    assert report.log_det is not None
+    assert report.log_det.samples == 5
+    assert report.log_det.max_difference < 1e-4
+    assert report.log_det.exact == pytest.approx(report.log_det.reported, abs=1e-4)
+
+
+def test_effort_is_that_of_each_direction(report: Diagnostics) -> None:
+    forward = {name for name, block in report.transform.items() if block.solves}
+    inverse = {name for name, block in report.inverse.items() if block.solves}
+    assert forward == {"layers.0", "layers.1", "layers.2.bijection"}
+    assert inverse == {"layers.0", "layers.1", "layers.3"}
+    assert all(report.transform[name].evaluations >= 1 for name in forward)
+    assert all(report.transform[name].failures == 0 for name in forward)
+
+
+def test_bounds_hold_for_the_jacobians_of_each_block(model: Chain, report: Diagnostics) -> None:
+    x = 3 * data()
+    twin = copy.deepcopy(model).double()
+    stretch = inverse_stretch = 1.0
+    for layer, bound in zip(twin, report.bounds.values(), strict=True):
+        block = layer.bijection if isinstance(layer, Invert) else layer
+        values = torch.linalg.svdvals(jacobian(layer, x.double()))
+        assert float(values.max()) <= bound.transform
+        assert float(1 / values.min()) <= bound.inverse
+        # The bounds say something: none is far from what was seen, nor the trivial one.
+        assert 1 < bound.transform < 100
+        assert all(0 < value < 1 for value in bound.maps)
+        assert len(bound.maps) == (2 if isinstance(block, Implicit) else 1)
+        stretch, inverse_stretch = stretch * bound.transform, inverse_stretch * bound.inverse
+    assert report.stretch == pytest.approx(stretch)
+    assert report.inverse_stretch == pytest.approx(inverse_stretch)
+
+
+def test_formulas_of_the_bounds(model: Chain) -> None:
+    monotone, implicit, inverse, residual = block_bounds(model).values()
+    (g,) = monotone.maps
+    assert (monotone.transform, monotone.inverse) == ((1 + g) / (1 - g), (1 + g) / (1 - g))
+    g_x, g_z = implicit.maps
+    assert (implicit.transform, implicit.inverse) == ((1 + g_x) / (1 - g_z), (1 + g_z) / (1 - g_x))
+    (g,) = inverse.maps
+    assert (inverse.transform, inverse.inverse) == (1 / (1 - g), 1 + g)
+    (g,) = residual.maps
+    assert (residual.transform, residual.inverse) == (1 + g, 1 / (1 - g))
+
+
+def test_inverting_twice_changes_no_bound() -> None:
+    block = Residual(dense(0))
+    (once,) = block_bounds(block).values()
+    (twice,) = block_bounds(Invert(Chain([Invert(block)]))).values()
+    assert once == twice
+
+
+def test_the_model_is_left_as_it_was(model: Chain) -> None:
+    twin = copy.deepcopy(model).train()
+    twin[1].eval()
+    before = copy.deepcopy(twin.state_dict())
+    modes = [m.training for m in twin.modules()]
+    diagnose(twin, data(), exact_samples=1)
+    assert [m.training for m in twin.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in twin.state_dict().items())
+    assert all(p.dtype == torch.float32 and p.grad is None for p in twin.parameters())
+
+
+def test_a_failed_solve_is_reported_and_not_raised() -> None:
+    solve = Solve(solver=Picard(budget=2), tolerance=Tolerance(rtol=1e-12))
+    report = diagnose(Monotone(dense(0), solve), data())
+    assert any(failure.startswith("round trip float64") for failure in report.failures)
+    assert "float64" not in report.round_trip
+    assert "failed: round trip float64" in str(report)
+    assert report.transform[""].failures > 0
+
+
+def test_a_wrong_log_det_shows() -> None:
+    flow = LogitTransform(0.05)
+    plain = flow.transform_and_log_det
+
+    def wrong(
+        x: torch.Tensor, *, context: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        y, log_det = plain(x, context=context)
+        return y, -log_det
+
+    flow.transform_and_log_det = wrong  # type: ignore[method-assign]
+    check = diagnose(flow, torch.rand(6, 3)).log_det
+    assert check is not None
+    assert check.max_difference > 1
+
+
+def test_json_and_text(report: Diagnostics) -> None:
+    figures = json.loads(report.to_json())
+    assert figures["round_trip"]["float32"]["max_error"] == report.round_trip["float32"].max_error
+    assert figures["bounds"]["layers.1"]["maps"] == list(report.bounds["layers.1"].maps)
+    text = str(report)
+    assert "40 samples" in text
+    assert "bound layers.2.bijection" in text
+    assert "largest difference" in text
+
+
+def test_what_json_lacks_becomes_none() -> None:
+    layer = Affine((2,))
+    with torch.no_grad():
+        layer.shift.fill_(float("nan"))
+    report = diagnose(layer, data(), exact_samples=0)
+    assert report.log_det is None
+    figures = json.loads(report.to_json())
+    assert figures["round_trip"]["float32"]["max_error"] is None
+
+
+def test_empty_batch_and_bad_subset() -> None:
+    report = diagnose(Affine((2,)), data()[:0])
+    assert report.round_trip["float32"].max_error == 0.0
+    assert report.log_det is not None
+    assert report.log_det.samples == 0
+    with pytest.raises(ValueError, match="at least 0"):
+        diagnose(Affine((2,)), data(), exact_samples=-1)
