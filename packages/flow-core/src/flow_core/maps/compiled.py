@@ -7,7 +7,7 @@ from the configuration alone; every other batch size runs eager.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from flow_core.maps.dense_functions import dense_value, dense_value_and_jacobian
 ResultT = TypeVar("ResultT", covariant=True)
 
 
+@runtime_checkable
 class Evaluation(Protocol[ResultT]):
     """A pure function of a point and of what a dense net is made of."""
 
