@@ -1,11 +1,14 @@
 """A small problem for the engine, and engines that train it in a temporary folder."""
 
+import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 import torch
+from flow_apps.cli import app
 from flow_apps.training import (
     Batch,
     Engine,
@@ -18,6 +21,9 @@ from flow_apps.training import (
 )
 from flow_apps.training.randomness import generator
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+Cli = Callable[..., Result]
 
 
 class Regression(Objective):
@@ -32,13 +38,17 @@ class Regression(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             layers = [nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1)]
-            self.model = nn.Sequential(*layers)
-        self.model.register_buffer("tests", torch.zeros((), dtype=torch.int64))
+            self.net = nn.Sequential(*layers)
+        self.net.register_buffer("tests", torch.zeros((), dtype=torch.int64))
         self.poison: int | None = None
+
+    @property
+    def model(self) -> nn.Sequential:
+        return self.net
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = batch
-        error = (self.model(x) - y).square().mean()
+        error = (self.net(x) - y).square().mean()
         return error, {"mse": error.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -51,13 +61,13 @@ class Regression(Objective):
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         g = generator(split)
         x = torch.randn(50, 3, generator=g)
-        return {"mse": float((self.model(x) - x.sum(1, keepdim=True)).square().mean())}
+        return {"mse": float((self.net(x) - x.sum(1, keepdim=True)).square().mean())}
 
     def test(self, step: int) -> dict[str, float]:
         return {"test_mse": self.evaluate("test", step)["mse"], "standard_error": 0.0}
 
     def prepare_test(self) -> None:
-        tests = self.model.get_buffer("tests")
+        tests = self.net.get_buffer("tests")
         tests += 1
 
     def figures(self, folder: Path, step: int) -> None:
@@ -82,7 +92,8 @@ def make_engine() -> MakeEngine:
             engine = Engine(Regression(config), config, RunFolder.open(folder), ranks)
             resume(engine)
             return engine
-        run = RunFolder.create(folder, "regression", to_json(config), ["test"])
+        description = {"experiment": "regression", "config": to_json(config)}
+        run = RunFolder.create(folder, description, ["test"])
         return Engine(Regression(config), config, run, ranks)
 
     return make
@@ -92,3 +103,34 @@ def make_engine() -> MakeEngine:
 def weights() -> Callable[[Engine], dict[str, Tensor]]:
     """All tensors of an engine's objective."""
     return lambda engine: {k: v.clone() for k, v in engine.objective.state_dict().items()}
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """The command line within this process."""
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def in_child(tmp_path: Path) -> Callable[..., int]:
+    """Start a command line in a forked process, which is quick because torch is there already."""
+
+    def start(*arguments: object, **environment: str) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the child runs no other thread
+            process = os.fork()
+        if process:
+            return process
+        try:
+            os.environ.update(environment)
+            result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+            (tmp_path / f"child-{os.getpid()}.txt").write_text(f"{result.output}{result.exception}")
+            os._exit(result.exit_code)
+        finally:
+            os._exit(99)
+
+    return start

@@ -156,7 +156,7 @@ def test_resuming_goes_back_to_the_older_checkpoint(make_engine: Make, tmp_path:
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RunFolderError, match="--resume"):
-        RunFolder.create(tmp_path, "regression", {}, [])
+        RunFolder.create(tmp_path, {"experiment": "regression"}, [])
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -170,7 +170,7 @@ def test_another_model_does_not_load(make_engine: Make, tmp_path: Path) -> None:
     engine = make_engine(folder)
     engine.run()
     state = load_checkpoint(engine.folder.checkpoints.path(30))
-    state["objective"] = {"model.0.weight": torch.zeros(1)}
+    state["objective"] = {"net.0.weight": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="does not fit the config"):
         engine.state.load_state_dict(state)
 
@@ -216,7 +216,7 @@ def test_bad_weights_are_reported_by_name(make_engine: Make, tmp_path: Path) -> 
             engine.objective.model.get_parameter("3.bias").data.fill_(float("nan"))
 
     engine.objective.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
-    with pytest.raises(TrainingFailure, match=r"step 5: .*parameter model\.3\.bias"):
+    with pytest.raises(TrainingFailure, match=r"step 5: .*parameter net\.3\.bias"):
         engine.run()
 
 
@@ -227,7 +227,7 @@ def test_an_overflowing_layer_is_reported_by_name(make_engine: Make, tmp_path: P
         engine.objective.model.get_parameter("3.weight").data.fill_(3e38)
 
     engine.objective.after_optimizer_step = overflow  # type: ignore[method-assign] # breaks the weights
-    with pytest.raises(TrainingFailure, match=r"step 2: .*layer model\.3 .*samples \["):
+    with pytest.raises(TrainingFailure, match=r"step 2: .*layer net\.3 .*samples \["):
         engine.run()
 
 
@@ -239,7 +239,7 @@ def test_weights_that_are_not_numbers_are_never_saved(make_engine: Make, tmp_pat
             engine.objective.model.get_parameter("3.bias").data.fill_(float("nan"))
 
     engine.objective.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
-    with pytest.raises(TrainingFailure, match="parameter model"):
+    with pytest.raises(TrainingFailure, match="parameter net"):
         engine.run()
     assert engine.folder.checkpoints.newest()["step"] == 0
 
@@ -316,7 +316,7 @@ def test_same_seed_same_weights_other_seed_other_weights(
         torch.rand(3)  # the state of the global generator must not matter
         run.run()
     assert_same(weights(runs[0]), weights(runs[1]))
-    assert not torch.equal(weights(runs[0])["model.0.weight"], weights(runs[2])["model.0.weight"])
+    assert not torch.equal(weights(runs[0])["net.0.weight"], weights(runs[2])["net.0.weight"])
 
 
 def test_the_config_is_on_disk(make_engine: Make, tmp_path: Path) -> None:

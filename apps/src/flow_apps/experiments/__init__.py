@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flow_apps.experiments.contraction import ContractiveObjective
 from flow_apps.experiments.density import DensityObjective
 from flow_apps.experiments.fit1d import Fit1dConfig, Fit1dObjective
 from flow_apps.experiments.image import ImageConfig, ImageObjective
 from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
-from flow_apps.training import Objective
 
 ExperimentConfig = Fit1dConfig | Toy2dConfig | ImageConfig
 
@@ -25,7 +25,7 @@ class Experiment:
 
     name: str
     config: type[ExperimentConfig]
-    objective: Callable[[Any], Objective]
+    objective: Callable[[Any], ContractiveObjective]
 
 
 EXPERIMENTS = {
@@ -36,6 +36,7 @@ EXPERIMENTS = {
 
 __all__ = [
     "EXPERIMENTS",
+    "ContractiveObjective",
     "DensityObjective",
     "Experiment",
     "ExperimentConfig",

@@ -4,7 +4,7 @@ Source: Ahn et al. 2022 (Monotone Flows), Fig. 4; Lu et al. 2021 (Implicit Norma
 Fig. 1.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,6 @@ from flow_apps.training.randomness import derive_seed, generator
 Layer = Literal["actnorm", "residual", "inverse_residual", "implicit", "monotone"]
 
 _TEST_SEED = "1-d test points"
-_ROUNDTRIP_POINTS = 1000
 _GRID = 2001
 
 
@@ -104,22 +103,28 @@ class Fit1dObjective(ContractiveObjective):
     """Mean squared error of a chain of layers against a function."""
 
     selection = ("validation", "mse")
-    model: Chain
+    unit = "mse"
+    net: Chain
 
     def __init__(self, config: Fit1dConfig) -> None:
         super().__init__(config.contraction)
         self.config = config
-        self.model = build_chain(config)
+        self.net = build_chain(config)
+
+    @property
+    def model(self) -> Chain:
+        """The chain."""
+        return self.net
 
     def initialize(self, batch: Batch) -> None:
         """Standardise the input of every block."""
         if "actnorm" in self.config.layers:
-            initialize(self.model, batch[0])
+            initialize(self.net, batch[0])
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error."""
         x, y = batch
-        mse = (self.model.transform(x) - y).square().mean()
+        mse = (self.net.transform(x) - y).square().mean()
         return mse, {"mse": mse.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -130,36 +135,30 @@ class Fit1dObjective(ContractiveObjective):
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Mean squared error on fresh points that do not depend on the seed."""
-        return {"mse": float(self.squared_errors(split, step).mean())}
-
-    def test(self, step: int) -> dict[str, float]:
-        """Mean squared error on the test points, with its standard error."""
-        errors = self.squared_errors("test", step).double()
-        spread = float(errors.std()) / len(errors) ** 0.5
-        return {"test_mse": float(errors.mean()), "standard_error": spread}
-
-    def audit(self) -> Mapping[str, object]:
-        """Round trip in data space and certified bounds."""
-        return {
-            "max_roundtrip_error": self.roundtrip_error(_ROUNDTRIP_POINTS),
-            "lipschitz_bound": dict(self.certificates()),
-        }
+        return {"mse": float(self._squared_errors(split, step).mean())}
 
     def figures(self, folder: Path, step: int) -> None:
         """The function and its fit."""
         x = self._grid()
         y = TARGETS[self.config.target].function(x)
-        draw_fit(x, y, self.model.transform(x), folder / f"fit_{step:06d}.png")
+        draw_fit(x, y, self.net.transform(x), folder / f"fit_{step:06d}.png")
 
-    def squared_errors(self, split: str, step: int) -> Float[Tensor, " count"]:
-        """Squared error of every point of a split."""
+    @property
+    def bijection(self) -> Bijection:
+        """The chain."""
+        return self.net
+
+    def test_points(self, count: int) -> Float[Tensor, " count 1"]:
+        """Points of the final test."""
+        return self._points("test", self.config.training.iterations)[0][:count]
+
+    def per_sample(self, split: str) -> Float[Tensor, " count"]:
+        """Squared error of every point of the final test."""
+        return self._squared_errors(split, self.config.training.iterations)
+
+    def _squared_errors(self, split: str, step: int) -> Tensor:
         x, y = self._points(split, step)
-        return (self.model.transform(x) - y).square().flatten()
-
-    def roundtrip_error(self, count: int) -> float:
-        """Largest difference of x and its reconstruction."""
-        x = self._points("test", self.config.training.iterations)[0][:count]
-        return float((self.model.inverse(self.model.transform(x)) - x).abs().max())
+        return (self.net.transform(x) - y).square().flatten()
 
     def _points(self, split: str, step: int) -> tuple[Tensor, Tensor]:
         source = generator(_TEST_SEED, split, step)
@@ -172,7 +171,7 @@ class Fit1dObjective(ContractiveObjective):
         return torch.linspace(low, high, _GRID, device=self._device())[:, None]
 
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.net.parameters()).device
 
 
 def _net(config: Fit1dConfig) -> LipschitzMap:

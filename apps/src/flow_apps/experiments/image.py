@@ -24,6 +24,7 @@ from flow_data import (
     ImageSplits,
     batch_indices,
     digits_splits,
+    in_order,
     load_digits,
     load_fashion_mnist,
     load_mnist,
@@ -38,6 +39,8 @@ from flow_apps.experiments.density import DensityObjective
 from flow_apps.figures.images import draw_images
 from flow_apps.training import Batch, TrainingConfig, require
 from flow_apps.training.randomness import derive_seed
+
+Block = Literal["monotone", "residual"]
 
 _PICTURES = 36
 _VALIDATION_IMAGES = 5000
@@ -66,7 +69,7 @@ class ImageConfig:
 
     data: Literal["digits", "mnist", "fashion_mnist"] = "digits"
     data_root: str = "data"
-    block: Literal["monotone", "residual"] = "monotone"
+    block: Block = "monotone"
     scales: tuple[int, ...] = (4, 4)
     growth: int = 32
     depth: int = 2
@@ -167,30 +170,35 @@ class ImageObjective(DensityObjective):
     splits = ("validation",)
     selection = ("validation", "bits_per_dim")
     unit = "bits_per_dim"
-    model: Dequantized
+    net: Dequantized
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__(config.contraction)
         self.config = config
         self.images = load_images(config)
         train = self.images.train
-        self.model = Dequantized(
+        self.net = Dequantized(
             build_image_flow(config, train.shape), UniformDequantizer(), train.levels
         )
         self.test_draws = config.test_draws
 
     @property
+    def model(self) -> Dequantized:
+        """The distribution of integer images."""
+        return self.net
+
+    @property
     def flow(self) -> Flow:
         """The flow of real images in [0, 1)."""
-        return self.model.flow
+        return self.net.flow
 
     def initialize(self, batch: Batch) -> None:
         """Standardise the input of every block."""
-        initialize(self.model, batch[0])
+        initialize(self.net, batch[0])
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean bits per dimension."""
-        bits = self.merit(self.model(batch[0])).mean()
+        bits = self.merit(self.net(batch[0])).mean()
         return bits, {"bits_per_dim": bits.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -205,7 +213,7 @@ class ImageObjective(DensityObjective):
 
     def log_likelihoods(self, split: str, draws: int) -> Float[Tensor, " count"]:
         """Mean over draws of the bound of the log-likelihood of every image."""
-        batches = self._part(split).images.split(self.config.test_batch_size)
+        batches = in_order(self._part(split), self.config.test_batch_size)
         return torch.cat([self._mean_bound(images.to(self._device()), draws) for images in batches])
 
     def merit(self, log_likelihood: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
@@ -215,7 +223,7 @@ class ImageObjective(DensityObjective):
     def test_points(self, count: int) -> Float[Tensor, " count *event"]:
         """Test images in the middle of their bins, in [0, 1)."""
         images = self.images.test.images[: min(count, self.config.test_batch_size)]
-        return (images.to(self._device(), torch.get_default_dtype()) + 0.5) / self.model.levels
+        return (images.to(self._device(), torch.get_default_dtype()) + 0.5) / self.net.levels
 
     def figures(self, folder: Path, step: int) -> None:
         """Samples, and real images above their reconstructions."""
@@ -229,7 +237,7 @@ class ImageObjective(DensityObjective):
         draw_images(samples, path)
 
     def _mean_bound(self, images: Tensor, draws: int) -> Tensor:
-        return torch.stack([self.model.log_prob_bound(images) for _ in range(draws)]).mean(0)
+        return torch.stack([self.net.log_prob_bound(images) for _ in range(draws)]).mean(0)
 
     def _part(self, split: str) -> ImageSet:
         parts = {
@@ -240,4 +248,4 @@ class ImageObjective(DensityObjective):
         return parts[split]
 
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.net.parameters()).device

@@ -98,21 +98,26 @@ class Toy2dObjective(DensityObjective):
     splits = ("validation", "test")
     selection = ("validation", "nats")
     unit = "nats"
-    model: Flow
+    net: Flow
 
     def __init__(self, config: Toy2dConfig) -> None:
         super().__init__(config.contraction)
         self.config = config
-        self.model = build_toy_flow(config)
+        self.net = build_toy_flow(config)
+
+    @property
+    def model(self) -> Flow:
+        """The flow."""
+        return self.net
 
     @property
     def flow(self) -> Flow:
         """The trained flow."""
-        return self.model
+        return self.net
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean negative log-likelihood."""
-        nats = -self.model(batch[0]).mean()
+        nats = -self.net(batch[0]).mean()
         return nats, {"nats": nats.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -134,7 +139,7 @@ class Toy2dObjective(DensityObjective):
     def figures(self, folder: Path, step: int) -> None:
         """The data and the model's density."""
         points = self._points("figure", 0, 5000)
-        draw_density(self.model, points, folder / f"density_{step:06d}.png")
+        draw_density(self.net, points, folder / f"density_{step:06d}.png")
 
     def merit(self, log_likelihood: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
         """Nats."""
@@ -150,8 +155,8 @@ class Toy2dObjective(DensityObjective):
 
     def _points(self, split: str, step: int, count: int) -> Tensor:
         source = generator(_TEST_SEED, split, step)
-        device = next(self.model.parameters()).device
+        device = next(self.net.parameters()).device
         return sample_toy(self.config.density, count, generator=source, device=device)
 
     def _nats(self, points: Tensor) -> Tensor:
-        return -self.model.log_prob(points)
+        return -self.net.log_prob(points)

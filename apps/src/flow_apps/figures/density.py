@@ -40,7 +40,7 @@ def _density(flow: Flow, device: torch.device) -> object:
     side = torch.linspace(-_EXTENT, _EXTENT, _CELLS, device=device)
     grid = torch.cartesian_prod(side, side).flip(1)
     with torch.no_grad():
-        log_prob = torch.cat([flow.log_prob(part) for part in grid.split(5000)])
+        log_prob = torch.cat([flow.log_prob(part) for part in torch.split(grid, 5000)])
     return log_prob.exp().reshape(_CELLS, _CELLS).cpu().numpy()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flow_apps.experiments.image import ImageConfig
+from flow_apps.experiments.image import Block, ImageConfig
 from flow_apps.presets.preset import Preset
 from flow_apps.training import TrainingConfig
 
@@ -16,13 +16,15 @@ _MNIST = TrainingConfig(
     evaluate_every=500,
 )
 
+_MODELS: dict[str, tuple[Block, str]] = {
+    "monotone": ("monotone", "cpila"),
+    "idensenet": ("residual", "clipswish"),
+}
+
 
 def _images() -> Iterator[Preset]:
     note = "a small model; the published ones take several GPUs"
-    for name, block, activation in (
-        ("monotone", "monotone", "cpila"),
-        ("idensenet", "residual", "clipswish"),
-    ):
+    for name, (block, activation) in _MODELS.items():
         digits = ImageConfig(block=block, activation=activation)
         yield Preset(f"digits-{name}", "image", digits, note)
         mnist = ImageConfig(

@@ -2,7 +2,7 @@
 
 from flow_apps.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from flow_apps.training.config import TrainingConfig, require
-from flow_apps.training.distributed import Ranks, ranks
+from flow_apps.training.distributed import Ranks, find_device, ranks
 from flow_apps.training.engine import Engine
 from flow_apps.training.objective import Batch, Objective
 from flow_apps.training.overrides import (
@@ -27,6 +27,7 @@ __all__ = [
     "TrainingState",
     "apply_overrides",
     "differences",
+    "find_device",
     "from_json",
     "load_checkpoint",
     "load_tested_weights",

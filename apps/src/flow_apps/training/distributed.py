@@ -80,11 +80,12 @@ def ranks(device: str) -> Generator[Ranks, None, None]:
         ConfigError: If the device is not there.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = _device(device, world)
+    local = find_device(device)
     if world == 1:
         yield Ranks(0, 1, local)
         return
     if local.type == "cuda":
+        local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
     try:
@@ -93,7 +94,12 @@ def ranks(device: str) -> Generator[Ranks, None, None]:
         dist.destroy_process_group()
 
 
-def _device(name: str, world: int) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ConfigError: If the device is not there.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -102,6 +108,4 @@ def _device(name: str, world: int) -> torch.device:
         raise ConfigError(f"device: expected cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch finds no CUDA device; use cpu")
-    if device.type == "cuda" and world > 1:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return device

@@ -111,8 +111,7 @@ class Engine:
             self._compiled = compile_objective(self.objective, size, visible=visible)
         if self.ranks.world == 1:
             return self.objective
-        # Every process computes the same buffers, so they need not be sent around.
-        return DistributedDataParallel(self.objective, broadcast_buffers=False)
+        return DistributedDataParallel(self.objective)
 
     def _loop(
         self, module: nn.Module, reporter: Reporter, stop: StopRequest, advance: Advance
@@ -276,7 +275,8 @@ class Engine:
         with self._testing("test"):
             load_tested_weights(self.objective, best)
             values = self.objective.test(self.state.step)
-        return {"best_step": best["step"]} | {f"best_{k}": v for k, v in values.items()}
+        results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
+        return results | {"best_step": int(best["step"])}
 
     def _costs(self) -> dict[str, object]:
         clock = self.state.clock

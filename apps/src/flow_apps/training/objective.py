@@ -15,13 +15,11 @@ class Objective(nn.Module, ABC):
     """A model together with its loss, its data and its tests.
 
     Attributes:
-        model: What is trained; its moving average is what is tested where there is one.
         splits: What `evaluate` is asked for during training.
         selection: Split and metric by which the best weights are chosen, lower is better; None
             where the last weights are the result.
     """
 
-    model: nn.Module
     splits: Sequence[str] = ("validation", "test")
     selection: tuple[str, str] | None = None
 
@@ -30,6 +28,11 @@ class Objective(nn.Module, ABC):
         def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
             """Same as `forward`."""
             ...
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """What is trained; its moving average is what is tested where there is one."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:

@@ -35,9 +35,14 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, experiment: str, config: Mapping[str, object], command: Sequence[str]
+        cls, path: Path, description: Mapping[str, object], command: Sequence[str]
     ) -> "RunFolder":
         """Make a new folder with its config.json.
+
+        Args:
+            path: The folder.
+            description: What config.json says besides versions and command: `experiment`, `config`.
+            command: The command line.
 
         Raises:
             RunFolderError: If there is something already, or the folder cannot be made.
@@ -50,7 +55,7 @@ class RunFolder:
         folder = cls(path)
         try:
             folder._make_folders()
-            write_json(folder.config_path, _description(experiment, config, command))
+            folder.describe(description, command)
         except OSError as error:
             raise RunFolderError(f"cannot create {path}: {error.strerror}") from error
         return folder
@@ -81,6 +86,11 @@ class RunFolder:
             raise RunFolderError(f"{self.config_path} is not the config of a run")
         return cast(dict[str, Any], content)
 
+    def describe(self, description: Mapping[str, object], command: Sequence[str]) -> None:
+        """Write config.json with the present versions."""
+        context = {"versions": versions(), "command": list(command)}
+        write_json(self.config_path, {**description, **context})
+
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
@@ -109,17 +119,6 @@ class RunFolder:
     def _make_folders(self) -> None:
         for folder in (self.path, self.checkpoints.folder, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
-
-
-def _description(
-    experiment: str, config: Mapping[str, object], command: Sequence[str]
-) -> dict[str, object]:
-    return {
-        "experiment": experiment,
-        "config": dict(config),
-        "versions": versions(),
-        "command": list(command),
-    }
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,214 @@
+"""Every bad input: one clear line, exit code 1, no traceback, nothing overwritten."""
+
+import gzip
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flow_data import sample_toy
+from torch import Tensor
+
+Cli = Callable[..., Any]
+
+TOY = ("--batch-size", 20, "--set", "blocks=1", "--set", "growth=4", "--set", "test_size=50")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assert_one_error(result: Any, *words: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    assert line.startswith("error: ")
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture
+def run(cli: Cli, tmp_path: Path) -> Path:
+    """A small finished run."""
+    folder = tmp_path / "run"
+    assert cli("toy2d", *TOY, "--iterations", 2, "--out", folder).exit_code == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("toy2d", "2spiral-monotone"), ("2spirals-monotone",)),
+        (("toy2d", "qqqqqqqq"), ("unknown preset", "known: 2spirals-monotone")),
+        (("image", "2spirals-monotone"), ("belongs to the command toy2d",)),
+        (("toy2d", "--set", "bach_size=3"), ("bach_size", "batch_size")),
+        (("toy2d", "--set", "batch_size"), ("key=value",)),
+        (("toy2d", "--set", "coeff=1.0"), ("coeff", "between 0 and 1", "1.0")),
+        (("toy2d", "--set", "coeff=-0.5"), ("coeff",)),
+        (("toy2d", "--set", "concat_bound=1.5"), ("concat_bound",)),
+        (("toy2d", "--batch-size", "-5"), ("batch_size", "positive", "-5")),
+        (("toy2d", "--iterations", "0"), ("iterations", "positive")),
+        (("toy2d", "--lr", "-1"), ("learning_rate", "positive")),
+        (("toy2d", "--set", "blocks=-1"), ("blocks", "positive")),
+        (("toy2d", "--set", "growth=3"), ("growth",)),
+        (("toy2d", "--set", "density=ring"), ("did you mean rings",)),
+        (("toy2d", "--set", "block=monoton"), ("did you mean monotone",)),
+        (("toy2d", "--set", "activation=cpil"), ("cpil",)),
+        (("toy2d", "--device", "abacus"), ("device",)),
+        (("fit1d", "--set", "target=multistepfunc"), ("multiplestepfunc",)),
+        (("fit1d", "--set", "layers=[]"), ("layers",)),
+        (("fit1d", "--set", 'layers=["residul"]'), ("layers", "did you mean residual")),
+        (("image", "--set", "scales=[1,1,1,1,1]"), ("cannot be halved",)),
+        (("image", "--set", "alpha=0.7"), ("alpha",)),
+        (("image", "mnist-monotone"), ("expected train-images",)),
+    ],
+)
+def test_a_bad_request_makes_no_folder(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_error(cli(*arguments), *words)
+    assert snapshot(tmp_path) == {}
+
+
+def idx(values: Tensor) -> bytes:
+    """An IDX file of unsigned bytes."""
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    return header + bytes(values.flatten().tolist())
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (idx(torch.zeros(3, 28, 28, dtype=torch.uint8))[:-1], "truncated"),
+        (idx(torch.zeros(3, 14, 14, dtype=torch.uint8)), "shape"),
+        (b"not an image at all", "begins with"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_data_are_refused(
+    cli: Cli, tmp_path: Path, content: bytes, word: str, compressed: bool
+) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    suffix = ".gz" if compressed else ""
+    pack = gzip.compress if compressed else bytes
+    (raw / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(content))
+    labels = idx(torch.zeros(3, dtype=torch.uint8))
+    (raw / f"train-labels-idx1-ubyte{suffix}").write_bytes(pack(labels))
+    out = tmp_path / "run"
+    result = cli("image", "mnist-monotone", "--data-root", tmp_path / "data", "--out", out)
+    assert_one_error(result, word)
+    assert not out.exists()
+
+
+def test_nan_in_a_batch_names_step_and_samples(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = [0]
+
+    def poisoned(*arguments: Any, **options: Any) -> Tensor:
+        points = sample_toy(*arguments, **options)
+        calls[0] += 1
+        if calls[0] == 4:  # the first call is for initialisation
+            points[7] = float("nan")
+        return points
+
+    monkeypatch.setattr("flow_apps.experiments.toy2d.sample_toy", poisoned)
+    result = cli("toy2d", *TOY, "--iterations", 9, "--out", tmp_path / "run")
+    assert_one_error(result, "step 3", "samples [7]")
+
+
+def test_an_existing_run_is_refused(cli: Cli, run: Path) -> None:
+    before = snapshot(run)
+    assert_one_error(cli("toy2d", *TOY, "--iterations", 2, "--out", run), "--resume")
+    assert snapshot(run) == before
+
+
+@pytest.mark.parametrize("command", ["toy2d --resume --out", "evaluate", "sample"])
+def test_no_such_run(cli: Cli, tmp_path: Path, command: str) -> None:
+    missing = tmp_path / "nowhere"
+    assert_one_error(cli(*command.split(), missing), "no such run")
+    assert not missing.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("toy2d", "--lr", "0.1"), ("learning_rate", "start a new run")),
+        (("toy2d", "rings-monotone"), ("2spirals-monotone, not of rings-monotone",)),
+        (("fit1d",), ("a run of toy2d",)),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(
+    cli: Cli, run: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    before = snapshot(run)
+    result = cli(*arguments, "--resume", "--iterations", 5, "--out", run)
+    assert_one_error(result, *words)
+    assert snapshot(run) == before
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (flip, "SHA-256"),
+        (lambda content: content[:-10], "SHA-256"),
+        (lambda _: b"", "not a checkpoint"),
+        (lambda _: pickle.dumps({"step": 1}), "not a checkpoint"),
+    ],
+    ids=["bit flip", "truncation", "empty", "foreign pickle"],
+)
+def test_a_damaged_checkpoint_is_refused(
+    cli: Cli, run: Path, command: str, damage: Callable[[bytes], bytes], word: str
+) -> None:
+    newest = run / "checkpoints" / "step_000000002.ckpt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    before = snapshot(run)
+    assert_one_error(cli(command, run), word)
+    assert snapshot(run) == before
+
+
+def test_a_damaged_config_is_refused(cli: Cli, run: Path) -> None:
+    (run / "config.json").write_text("{")
+    assert_one_error(cli("evaluate", run), "config.json")
+
+
+@pytest.mark.parametrize(
+    "options", [("--count", 0), ("--temperature", -1), ("--budget", 0), ("--device", "abacus")]
+)
+def test_a_bad_sample_request(cli: Cli, run: Path, options: tuple[object, ...]) -> None:
+    before = snapshot(run)
+    assert_one_error(cli("sample", run, *options), str(options[0]).strip("-"))
+    assert snapshot(run) == before
+
+
+def test_a_full_disk_is_one_error_and_loses_nothing(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(run / "checkpoints")
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", refuse)
+        result = cli("toy2d", "--resume", "--iterations", 4, "--out", run)
+    assert_one_error(result, "No space left on device")
+    assert snapshot(run / "checkpoints") == before
+    assert cli("toy2d", "--resume", "--iterations", 4, "--out", run).exit_code == 0
