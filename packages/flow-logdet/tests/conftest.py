@@ -129,17 +129,15 @@ class FirstOrderMap(DenseMap):
 def _apply(weight: Tensor, t: Tensor) -> Tensor:
     if weight.ndim == 2:
         return t @ weight.mT
-    return conv2d(t.flatten(0, -4), weight, padding=weight.shape[-1] // 2).unflatten(
-        0, t.shape[:-3]
-    )
+    image = conv2d(t.flatten(0, -4), weight, padding=weight.shape[-1] // 2)
+    return image.reshape(*t.shape[:-3], *image.shape[1:])
 
 
 def _apply_transposed(weight: Tensor, g: Tensor) -> Tensor:
     if weight.ndim == 2:
         return g @ weight
-    return conv_transpose2d(g.flatten(0, -4), weight, padding=weight.shape[-1] // 2).unflatten(
-        0, g.shape[:-3]
-    )
+    image = conv_transpose2d(g.flatten(0, -4), weight, padding=weight.shape[-1] // 2)
+    return image.reshape(*g.shape[:-3], *image.shape[1:])
 
 
 MapMaker = Callable[..., DenseMap]
@@ -177,6 +175,25 @@ def dense_map() -> MapMaker:
             tuple(w.to(dtype).requires_grad_() for w in weights),
             tuple(b.to(dtype).requires_grad_() for b in biases),
         )
+
+    return make
+
+
+@pytest.fixture
+def gradient_map() -> MapMaker:
+    """Makes w -> -norm·Wᵀ tanh(W w + b), WᵀW = I: a symmetric, negative J with ‖J‖ ≤ norm.
+
+    Trained blocks are of this sort; biases of one sign add up over the dimensions.
+    """
+
+    def make(channels: int, *, norm: float) -> DenseMap:
+        generator = torch.Generator().manual_seed(channels)
+        square = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+        rotation: Tensor = torch.linalg.qr(square).Q
+        last = torch.cat([torch.zeros_like(rotation), -norm * rotation.mT], dim=1)
+        bias = 0.3 * torch.randn(channels, generator=generator, dtype=torch.float64)
+        weights = (rotation.requires_grad_(), last.requires_grad_())
+        return DenseMap(weights, (bias.requires_grad_(),))
 
     return make
 

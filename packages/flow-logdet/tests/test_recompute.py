@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from flow_logdet import (
 )
 from flow_logdet.estimator import Estimator
 from flow_logdet.recompute import RecomputedLinearization
-from flow_solvers.maps import BoundMap
+from flow_solvers.maps import BoundMap, Linearization
 from torch import Tensor
 
 MapMaker = Callable[..., BoundMap]
@@ -69,7 +69,7 @@ def test_no_graph_is_kept_and_one_pass_is_rebuilt(dense_map: MapMaker) -> None:
     saved = saved_shapes(total)
     # The point and the parameters (which live anyway), and one number per sample.
     assert {tuple(s) for s in saved} <= {tuple(t.shape) for t in (w, *bound.tensors())} | {(4,)}
-    total.backward()
+    torch.autograd.backward(total)
     assert bound.linearized == [False, True]
 
 
@@ -180,7 +180,7 @@ class Counted:
     def __call__(self, w: Tensor) -> Tensor:
         return self.inner(w)
 
-    def linearize(self, w: Tensor) -> object:
+    def linearize(self, w: Tensor) -> Linearization:
         self.linearized.append(torch.is_grad_enabled())
         return self.inner.linearize(w)
 
@@ -190,7 +190,7 @@ class Counted:
     def tensors(self) -> tuple[Tensor, ...]:
         return self.inner.tensors()
 
-    def with_tensors(self, tensors: list[Tensor]) -> "Counted":
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "Counted":
         return Counted(self.inner.with_tensors(tensors), self.linearized)
 
     def __neg__(self) -> "Counted":

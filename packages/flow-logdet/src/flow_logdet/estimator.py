@@ -31,7 +31,7 @@ class LogDet:
 class Estimator(Protocol):
     """A way to know log det f(J) from products with J."""
 
-    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+    def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The linearization to hand to `log_det`; estimators that save memory wrap it."""
         ...
 

@@ -27,7 +27,7 @@ class Exact:
 
     limit: int = 64
 
-    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+    def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The plain linearization."""
         return bound.linearize(w)
 
@@ -50,7 +50,7 @@ class Exact:
         return LogDet(value=value, standard_error=None, products=dim)
 
 
-def _closed_form(jacobian: Float[Tensor, "batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
+def _closed_form(jacobian: Float[Tensor, " batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
     """From trace t and determinant D: log|1 + t + D| or log|(1 + D - t)/(1 + D + t)|."""
     trace, even = _trace_and_even_part(jacobian)
     if kind is Kind.RESIDUAL:
@@ -59,7 +59,7 @@ def _closed_form(jacobian: Float[Tensor, "batch dim dim"], kind: Kind) -> Float[
 
 
 def _trace_and_even_part(
-    jacobian: Float[Tensor, "batch dim dim"],
+    jacobian: Float[Tensor, " batch dim dim"],
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """t = tr J and 1 + det J in two dimensions, J and 1 in one."""
     if jacobian.shape[-1] == 1:
@@ -69,7 +69,7 @@ def _trace_and_even_part(
     return a + d, torch.addcmul(a * d, b, c, value=-1) + 1
 
 
-def _slogdet(jacobian: Float[Tensor, "batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
+def _slogdet(jacobian: Float[Tensor, " batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
     """Σ c·log|det(I + s·J)|."""
     eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
     value = jacobian.new_zeros(len(jacobian))

@@ -50,16 +50,16 @@ def first_order_of(linearization: Linearization) -> FirstOrder:
 
 
 def control_samples(
-    part: FirstOrder, kind: Kind, probes: Float[Tensor, "count groups batch *shape"]
-) -> Float[Tensor, "count batch"]:
+    part: FirstOrder, kind: Kind, probes: Float[Tensor, " count groups batch *shape"]
+) -> Float[Tensor, " count batch"]:
     """f'(0)·(tr J₁ - εᵀJ₁ε) per probe: what is added to εᵀf(J)ε."""
     vectors = probes.flatten(0, 1)
-    forms = inner(vectors, part.jvp(vectors)).unflatten(0, probes.shape[:2]).sum(1)
+    forms = inner(vectors, part.jvp(vectors)).reshape(probes.shape[:3]).sum(1)
     return kind.slope * (part.trace - forms)
 
 
 def control(
-    part: FirstOrder, kind: Kind, probes: Float[Tensor, "count groups batch *shape"]
+    part: FirstOrder, kind: Kind, probes: Float[Tensor, " count groups batch *shape"]
 ) -> Float[Tensor, " batch"]:
     """The mean of `control_samples` over the probes."""
     return control_samples(part, kind, probes).mean(0)

@@ -30,8 +30,8 @@ class Pairs:
         products: Products with J that were needed to make them.
     """
 
-    adjoints: Float[Tensor, "pairs batch *shape"]
-    directions: Float[Tensor, "pairs batch *shape"]
+    adjoints: Float[Tensor, " pairs batch *shape"]
+    directions: Float[Tensor, " pairs batch *shape"]
     products: int = 0
 
 
@@ -47,7 +47,7 @@ class Surrogate:
 
     pairs: Pairs
     kind: Kind
-    controlled: Float[Tensor, "count groups batch *shape"] | None
+    controlled: Float[Tensor, " count groups batch *shape"] | None
 
     @property
     def products(self) -> int:
@@ -79,7 +79,7 @@ class Estimate:
     standard_error: Float[Tensor, " batch"] | None
     products: int
     pairs: Callable[[], Pairs]
-    controlled: Float[Tensor, "count groups batch *shape"] | None
+    controlled: Float[Tensor, " count groups batch *shape"] | None
 
     def surrogate(self, kind: Kind) -> Surrogate:
         """The function whose derivative the value gets."""
@@ -110,11 +110,11 @@ class _WithGradient(Function):
         return value.to(surrogate.dtype, copy=True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
         return None, refuse_second_derivative(grad_outputs[0], *ctx.saved_tensors)
 
 
@@ -124,11 +124,11 @@ class _Refuse(Function):
         return gradient.view_as(gradient)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: object, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
         raise RuntimeError(
             "a stochastic log-determinant has no second derivative; use flow_logdet.Exact where "
             "gradients of gradients are needed"

@@ -34,12 +34,12 @@ class FirstColumns:
             f'(Jᵀ)ε at most ‖ε‖·h·remainder, for ‖J‖ ≤ L.
     """
 
-    function: Float[Tensor, "batch steps"]
-    derivative: Float[Tensor, "batch steps"]
+    function: Float[Tensor, " batch steps"]
+    derivative: Float[Tensor, " batch steps"]
     remainder: Float[Tensor, " batch"]
 
 
-def first_columns(hessenberg: Float[Tensor, "batch steps steps"], kind: Kind) -> FirstColumns:
+def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -> FirstColumns:
     """f(H)e₁ and f'(H)e₁ by Gauss-Legendre quadrature and Hessenberg elimination, in float64.
 
     With 32 nodes clustered at t = 1 the error is below 1e-10 for ‖H‖ ≤ .99 and 1e-6 for .999.
@@ -66,8 +66,8 @@ def first_columns(hessenberg: Float[Tensor, "batch steps steps"], kind: Kind) ->
 
 
 def resolvent_columns(
-    hessenberg: Float[Tensor, "batch steps steps"], times: Float[Tensor, " nodes"]
-) -> Float[Tensor, "nodes batch steps"]:
+    hessenberg: Float[Tensor, " batch steps steps"], times: Float[Tensor, " nodes"]
+) -> Float[Tensor, " nodes batch steps"]:
     """(I + t·H)⁻¹e₁ for every t.
 
     Columns are eliminated from the last one to the first: what remains is lower bidiagonal, so the
@@ -75,16 +75,32 @@ def resolvent_columns(
     ends the product and hides everything behind it.
     """
     steps = hessenberg.shape[-1]
-    eye = torch.eye(steps, dtype=hessenberg.dtype, device=hessenberg.device)
-    matrix = eye + times.view(-1, 1, 1, 1) * hessenberg
-    column = matrix[..., -1]
+    scale = times.view(-1, 1, 1)
+    column = _column(hessenberg, scale, steps - 1)
     factors: list[Tensor] = []
     for k in range(steps - 1, 0, -1):
-        ratio = matrix[..., k, k - 1] / column[..., k]
-        column = matrix[..., :k, k - 1] - ratio.unsqueeze(-1) * column[..., :k]
+        ratio = scale[..., 0] * hessenberg[..., k, k - 1] / column[..., k]
+        column = _column(hessenberg, scale, k - 1) - ratio.unsqueeze(-1) * column[..., :k]
         factors.append(-ratio)
     factors.append(column[..., 0].reciprocal())
     return torch.stack(factors[::-1], dim=-1).cumprod(-1)
+
+
+def solve_remainder(
+    hessenberg: Float[Tensor, " batch steps steps"], kind: Kind
+) -> Float[Tensor, " batch"]:
+    """The part of `FirstColumns.remainder` that belongs to f'(Jᵀ)ε: cheap, and a lower bound."""
+    signs = torch.tensor([s for s, _ in kind.pairs], dtype=torch.float64, device=hessenberg.device)
+    return resolvent_columns(hessenberg.double(), signs)[..., -1].abs().sum(0)
+
+
+def _column(
+    hessenberg: Float[Tensor, " batch steps steps"], scale: Float[Tensor, " nodes 1 1"], k: int
+) -> Float[Tensor, " nodes batch rows"]:
+    """The upper triangular part of column k of I + t·H."""
+    column = scale * hessenberg[..., : k + 1, k]
+    column[..., k] += 1
+    return column
 
 
 @cache

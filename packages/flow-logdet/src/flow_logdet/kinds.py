@@ -16,7 +16,8 @@ class Kind(Enum):
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """The pairs (s, c) of f(z) = Σ c·log(1 + s·z)."""
-        return self.value
+        pairs: tuple[tuple[int, int], ...] = self.value
+        return pairs
 
     @property
     def slope(self) -> int:
@@ -28,7 +29,7 @@ class Kind(Enum):
 
         (-1)ᵏ⁺¹/k for `RESIDUAL`; -2/k for odd k and 0 for even k for `MONOTONE`.
         """
-        return sum(-c * (-s) ** power for s, c in self.pairs) / power
+        return float(sum(-c * (-s) ** power for s, c in self.pairs)) / power
 
     def last_power(self, limit: int) -> int:
         """The largest k ≤ limit with a_k ≠ 0: products beyond it would be wasted."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_logdet.gradient import Pairs
-from flow_logdet.hessenberg import FirstColumns, first_columns
+from flow_logdet.hessenberg import FirstColumns, first_columns, solve_remainder
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe, Rademacher
 from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts
@@ -54,11 +54,13 @@ class Krylov(ProbeEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        probes: Float[Tensor, "count groups batch *shape"],
+        probes: Float[Tensor, " count groups batch *shape"],
     ) -> Quadrature:
         """Forms and pairs, chunk by chunk."""
         count, vectors = len(probes), probes.flatten(0, 1)
-        spaces = [self._space(linearization, kind, chunk) for chunk in vectors.split(self.chunk)]
+        spaces = [
+            self._space(linearization, kind, chunk) for chunk in torch.split(vectors, self.chunk)
+        ]
 
         def pairs() -> Pairs:
             adjoints = torch.cat([space.adjoint() for space in spaces])
@@ -73,7 +75,7 @@ class Krylov(ProbeEstimator):
     def bias_bound(self, dim: int, lipschitz: float, kind: Kind) -> float:
         """A bound on |E[value] - log det| in nats, for probes of signs or normal numbers.
 
-        dim·max(2·Σ_{k > m} |a_k| Lᵏ, pairs·tolerance/(1 - L)): the quadrature is exact for
+        dim·max(2·Σ_{k > m} |a_k| Lᵏ, tolerance/(1 - L)): the quadrature is exact for
         polynomials of degree m, on J as on H; an early stop bounds the residuals instead.
 
         Args:
@@ -88,7 +90,7 @@ class Krylov(ProbeEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        vectors: Float[Tensor, "vectors batch *shape"],
+        vectors: Float[Tensor, " vectors batch *shape"],
     ) -> "_Space":
         """Arnoldi on Jᵀ from every vector, until the tolerance or the last step."""
         problems = vectors.shape[:2].numel()
@@ -100,17 +102,27 @@ class Krylov(ProbeEstimator):
             coefficients, length, _ = rows.add(image)
             hessenberg[:, :step, step - 1] = coefficients
             hessenberg[:, step, step - 1] = length
-            if self._checks(step):
-                columns = first_columns(hessenberg[:, :step, :step], kind)
-                if step == self.steps or self._is_enough(columns, length):
-                    return _Space(rows.rows[:, :step], norm, columns, vectors.shape)
-        raise AssertionError("the last step always returns")
+            square = hessenberg[:, :step, :step]
+            if step < self.steps and not self._is_near(square, length, kind):
+                continue
+            columns = first_columns(square, kind)
+            if step == self.steps or self._is_enough(columns.remainder * length):
+                break
+        return _Space(rows.rows[:, :step], norm, columns, vectors.shape)
 
-    def _checks(self, step: int) -> bool:
-        return step == self.steps or (self.tolerance > 0 and step >= FIRST_CHECK)
+    def _is_near(
+        self,
+        hessenberg: Float[Tensor, " problems steps steps"],
+        length: Float[Tensor, " problems"],
+        kind: Kind,
+    ) -> bool:
+        """A cheap condition that holds whenever `_is_enough` does."""
+        if self.tolerance == 0 or hessenberg.shape[-1] < FIRST_CHECK:
+            return False
+        return self._is_enough(solve_remainder(hessenberg, kind) * length)
 
-    def _is_enough(self, columns: FirstColumns, length: Float[Tensor, " problems"]) -> bool:
-        return bool((columns.remainder * length <= self.tolerance).all())
+    def _is_enough(self, residual: Float[Tensor, " problems"]) -> bool:
+        return bool((residual <= self.tolerance).all())
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class _Space:
         shape: Of the vectors, `(vectors, batch, *shape)`.
     """
 
-    basis: Float[Tensor, "problems steps dim"]
+    basis: Float[Tensor, " problems steps dim"]
     norm: Float[Tensor, " problems"]
     columns: FirstColumns
     shape: torch.Size
@@ -134,11 +146,11 @@ class _Space:
         """One product per vector and step."""
         return self.shape[0] * self.basis.shape[1]
 
-    def forms(self) -> Float[Tensor, "vectors batch"]:
+    def forms(self) -> Float[Tensor, " vectors batch"]:
         """‖ε‖²[f(H)]₁₁ in float64."""
         return (self.norm.double().square() * self.columns.function[:, 0]).view(self.shape[:2])
 
-    def adjoint(self) -> Float[Tensor, "vectors batch *shape"]:
+    def adjoint(self) -> Float[Tensor, " vectors batch *shape"]:
         """v = ‖ε‖·V f'(H)e₁ ≈ f'(Jᵀ)ε."""
         weights = self.norm.unsqueeze(1) * self.columns.derivative.to(self.norm.dtype)
         return (weights.unsqueeze(1) @ self.basis).view(self.shape)

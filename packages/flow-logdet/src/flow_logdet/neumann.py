@@ -38,7 +38,7 @@ class NeumannGradient(StochasticEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        probes: Float[Tensor, "count groups batch *shape"],
+        probes: Float[Tensor, " count groups batch *shape"],
     ) -> Quadrature:
         powers, vectors = self.series.powers(linearization, kind, probes), probes.flatten(0, 1)
 

@@ -17,8 +17,8 @@ class Probe(Protocol):
     """A law of probes."""
 
     def draw(
-        self, point: Float[Tensor, "batch *shape"], count: int
-    ) -> Float[Tensor, "count groups batch *shape"]:
+        self, point: Float[Tensor, " batch *shape"], count: int
+    ) -> Float[Tensor, " count groups batch *shape"]:
         """`count` probes for every sample, from the default generator of the point's device."""
         ...
 
@@ -32,8 +32,8 @@ class Rademacher:
     """
 
     def draw(
-        self, point: Float[Tensor, "batch *shape"], count: int
-    ) -> Float[Tensor, "count 1 batch *shape"]:
+        self, point: Float[Tensor, " batch *shape"], count: int
+    ) -> Float[Tensor, " count 1 batch *shape"]:
         """Signs."""
         return _signs(point, count).unsqueeze(1)
 
@@ -44,8 +44,8 @@ class Gaussian:
     """Standard normal entries, as in the published codes of residual and monotone flows."""
 
     def draw(
-        self, point: Float[Tensor, "batch *shape"], count: int
-    ) -> Float[Tensor, "count 1 batch *shape"]:
+        self, point: Float[Tensor, " batch *shape"], count: int
+    ) -> Float[Tensor, " count 1 batch *shape"]:
         """Normal numbers."""
         size = (count, 1, *point.shape)
         return torch.randn(size, dtype=point.dtype, device=point.device)
@@ -76,13 +76,13 @@ class Diluted:
             raise ValueError(f"expected a positive stride and number of channel groups, got {self}")
 
     def draw(
-        self, point: Float[Tensor, "batch *shape"], count: int
-    ) -> Float[Tensor, "count groups batch *shape"]:
+        self, point: Float[Tensor, " batch *shape"], count: int
+    ) -> Float[Tensor, " count groups batch *shape"]:
         """Signs times the indicator of every colour."""
         colours = self.colours(point)
         return _signs(point, count).unsqueeze(1) * colours
 
-    def colours(self, point: Float[Tensor, "batch *shape"]) -> Bool[Tensor, "groups 1 *shape"]:
+    def colours(self, point: Float[Tensor, " batch *shape"]) -> Bool[Tensor, " groups 1 *shape"]:
         """Indicators of the colours: a partition of the coordinates.
 
         Raises:
@@ -109,11 +109,11 @@ class Fixed:
         tensor: Shape `(count, batch, *shape)`.
     """
 
-    tensor: Float[Tensor, "count batch *shape"]
+    tensor: Float[Tensor, " count batch *shape"]
 
     def draw(
-        self, point: Float[Tensor, "batch *shape"], count: int
-    ) -> Float[Tensor, "count 1 batch *shape"]:
+        self, point: Float[Tensor, " batch *shape"], count: int
+    ) -> Float[Tensor, " count 1 batch *shape"]:
         """The given probes.
 
         Raises:
@@ -128,14 +128,14 @@ class Fixed:
         return self.tensor.to(point).unsqueeze(1)
 
 
-def _signs(point: Tensor, count: int) -> Float[Tensor, "count batch *shape"]:
+def _signs(point: Tensor, count: int) -> Float[Tensor, " count batch *shape"]:
     bits = torch.empty((count, *point.shape), dtype=point.dtype, device=point.device)
     return bits.bernoulli_(0.5).mul_(2).sub_(1)
 
 
 def _partition(
-    point: Float[Tensor, "batch *shape"], moduli: tuple[tuple[int, int], ...]
-) -> Bool[Tensor, "groups 1 *shape"]:
+    point: Float[Tensor, " batch *shape"], moduli: tuple[tuple[int, int], ...]
+) -> Bool[Tensor, " groups 1 *shape"]:
     """Indicators of the classes of coordinates that agree modulo `modulus` along every axis."""
     shape = point.shape[1:]
     label = torch.zeros(shape, dtype=torch.long, device=point.device)
@@ -150,8 +150,8 @@ def _partition(
 
 
 def inner(
-    left: Float[Tensor, "probes batch *shape"], right: Float[Tensor, "probes batch *shape"]
-) -> Float[Tensor, "probes batch"]:
+    left: Float[Tensor, " probes batch *shape"], right: Float[Tensor, " probes batch *shape"]
+) -> Float[Tensor, " probes batch"]:
     """Inner products per probe and sample."""
     # The added dimension makes the sum right for samples that are scalars.
     return (left * right).unsqueeze(-1).flatten(2).sum(-1)

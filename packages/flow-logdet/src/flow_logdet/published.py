@@ -43,7 +43,7 @@ class NeumannSurrogate:
     exact_terms: int = 2
     probe: Probe = field(default_factory=Gaussian)
 
-    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+    def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The plain linearization."""
         return bound.linearize(w)
 

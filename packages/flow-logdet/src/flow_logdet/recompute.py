@@ -40,7 +40,7 @@ class Recompute:
     estimator: StochasticEstimator
 
     def linearize(
-        self, bound: BoundMap, w: Float[Tensor, "batch *shape"]
+        self, bound: BoundMap, w: Float[Tensor, " batch *shape"]
     ) -> "RecomputedLinearization":
         """A linearization whose graph is rebuilt in backward."""
         return RecomputedLinearization(bound, w)
@@ -81,7 +81,7 @@ class RecomputedLinearization:
     rebuilds once for both. Products are differentiable too, each at the price of a linearization.
     """
 
-    def __init__(self, bound: BoundMap, point: Float[Tensor, "batch *shape"]) -> None:
+    def __init__(self, bound: BoundMap, point: Float[Tensor, " batch *shape"]) -> None:
         self.bound = bound
         self.point = point
         with torch.no_grad():
@@ -107,7 +107,7 @@ class RecomputedLinearization:
         """Jᵀ g."""
         return self._differentiable().vjp(cotangent)
 
-    def jacobian(self) -> Float[Tensor, "batch dim dim"]:
+    def jacobian(self) -> Float[Tensor, " batch dim dim"]:
         """J as a matrix per sample."""
         return self._differentiable().jacobian()
 
@@ -121,7 +121,7 @@ class RecomputedLinearization:
 
 def _rebuild(
     value: Tensor, bound: BoundMap, slot: _Slot, point: Tensor
-) -> tuple[Float[Tensor, "batch *shape"], Float[Tensor, " batch"]]:
+) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
     """`value` and a handle, as outputs of one node that depends on the map and the point."""
     return cast(
         tuple[Tensor, Tensor], _Rebuild.apply([value], bound, slot, point, *bound.tensors())
@@ -137,15 +137,15 @@ class _Rebuild(Function):
         return value[0], point.new_zeros(len(point))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
         _, ctx.bound, ctx.slot, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = cast(tuple[Tensor, ...], ctx.saved_tensors)
-        needed = cast(tuple[bool, ...], ctx.needs_input_grad[3:])
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        needed: tuple[bool, ...] = ctx.needs_input_grad[3:]
         with torch.enable_grad():
             aliases = [t.detach().requires_grad_(n) for t, n in zip(saved, needed, strict=True)]
             linearization = ctx.bound.with_tensors(aliases[1:]).linearize(aliases[0])

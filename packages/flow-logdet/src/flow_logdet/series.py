@@ -14,7 +14,7 @@ from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe, Rademacher, inner
 from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts
 
-Weights = Float[Tensor, "terms count columns"]
+Weights = Float[Tensor, " terms count columns"]
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Powers:
             for the whole batch).
     """
 
-    cotangents: list[Float[Tensor, "vectors batch *shape"]]
-    image: Float[Tensor, "vectors batch *shape"]
-    coefficients: Float[Tensor, "terms vectors columns"]
+    cotangents: list[Float[Tensor, " vectors batch *shape"]]
+    image: Float[Tensor, " vectors batch *shape"]
+    coefficients: Float[Tensor, " terms vectors columns"]
 
-    def forms(self) -> Float[Tensor, "vectors batch"]:
+    def forms(self) -> Float[Tensor, " vectors batch"]:
         """Σ a_k εᵀJᵏε, with the k-th moment as ⟨(Jᵀ)ᵏ⁻¹ε, Jε⟩."""
         moments = torch.stack([inner(u, self.image) for u in self.cotangents])
         return (self.coefficients * moments.double()).sum(0)
 
     def combine(
-        self, factors: Float[Tensor, "terms vectors columns"]
-    ) -> Float[Tensor, "vectors batch *shape"]:
+        self, factors: Float[Tensor, " terms vectors columns"]
+    ) -> Float[Tensor, " vectors batch *shape"]:
         """Σ over k of factor_k (Jᵀ)ᵏε; zero factors are skipped by their index."""
         used = zip(factors, self.cotangents, strict=False)
         return sum((broadcast(factor, u) * u for factor, u in used), torch.zeros_like(self.image))
@@ -59,7 +59,7 @@ class Series(ProbeEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        probes: Float[Tensor, "count groups batch *shape"],
+        probes: Float[Tensor, " count groups batch *shape"],
     ) -> Quadrature:
         """The series, with the exact derivative of the very sum that is returned."""
         powers, vectors = self.powers(linearization, kind, probes), probes.flatten(0, 1)
@@ -73,7 +73,7 @@ class Series(ProbeEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        probes: Float[Tensor, "count groups batch *shape"],
+        probes: Float[Tensor, " count groups batch *shape"],
     ) -> Powers:
         """All products that the value needs: one per term and vector."""
         count, groups, batch = probes.shape[:3]
@@ -134,7 +134,7 @@ class PowerSeries(Series):
 def pathwise_pairs(
     linearization: Linearization,
     powers: Powers,
-    vectors: Float[Tensor, "vectors batch *shape"],
+    vectors: Float[Tensor, " vectors batch *shape"],
     count: int,
 ) -> Pairs:
     """The derivative of the sum itself: εᵀ d(Jᵏ) ε = Σ_{i+j=k-1} ⟨(Jᵀ)ⁱε, dJ Jʲε⟩.
@@ -152,7 +152,7 @@ def pathwise_pairs(
 
 
 def neumann_pairs(
-    powers: Powers, vectors: Float[Tensor, "vectors batch *shape"], count: int
+    powers: Powers, vectors: Float[Tensor, " vectors batch *shape"], count: int
 ) -> Pairs:
     """The derivative of the trace: d tr Jᵏ = k tr(Jᵏ⁻¹ dJ), so v = Σ k·a_k (Jᵀ)ᵏ⁻¹ε."""
     order = torch.arange(1, len(powers.cotangents) + 1, device=vectors.device).view(-1, 1, 1)
@@ -167,7 +167,7 @@ def products_of(powers: Powers) -> int:
 
 
 def broadcast(
-    factor: Float[Tensor, "vectors columns"], like: Float[Tensor, "vectors batch *shape"]
-) -> Float[Tensor, "vectors columns *ones"]:
+    factor: Float[Tensor, " vectors columns"], like: Float[Tensor, " vectors batch *shape"]
+) -> Float[Tensor, " vectors columns *ones"]:
     """A factor per vector and sample in the shape and type of the samples."""
     return factor.to(like.dtype).view(*factor.shape, *[1] * (like.ndim - 2))

@@ -27,7 +27,7 @@ class Quadrature:
         pairs: Makes (v, ε) with E Σ ⟨v, dJ ε⟩ = Σ tr(f'(J) dJ) over the vectors.
     """
 
-    forms: Float[Tensor, "vectors batch"]
+    forms: Float[Tensor, " vectors batch"]
     products: int
     pairs: Callable[[], Pairs]
 
@@ -42,7 +42,7 @@ class StochasticEstimator(ABC):
     def estimate(self, linearization: Linearization, kind: Kind) -> Estimate:
         """The value without a graph, and how to get its gradient."""
 
-    def linearize(self, bound: BoundMap, w: Float[Tensor, "batch *shape"]) -> Linearization:
+    def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The plain linearization."""
         return bound.linearize(w)
 
@@ -81,7 +81,7 @@ class ProbeEstimator(StochasticEstimator):
         self,
         linearization: Linearization,
         kind: Kind,
-        probes: Float[Tensor, "count groups batch *shape"],
+        probes: Float[Tensor, " count groups batch *shape"],
     ) -> Quadrature:
         """The quadratic forms of all `count * groups` vectors, in this order."""
 
@@ -98,7 +98,7 @@ def estimate_from_probes(
     with torch.no_grad():
         probes = settings.probe.draw(linearization.point, settings.probes)
         result = quadrature(linearization, kind, probes)
-        samples = result.forms.unflatten(0, probes.shape[:2]).sum(1)
+        samples = result.forms.reshape(probes.shape[:3]).sum(1)
         controlled = settings.control_variate and has_first_order(linearization)
         if controlled:
             samples = samples + control_samples(first_order_of(linearization), kind, probes)
@@ -118,6 +118,6 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"expected {name} to be at least 1, got {count}")
 
 
-def _standard_error(samples: Float[Tensor, "count batch"]) -> Float[Tensor, " batch"] | None:
+def _standard_error(samples: Float[Tensor, " count batch"]) -> Float[Tensor, " batch"] | None:
     count = len(samples)
     return None if count < 2 else samples.std(0) / count**0.5
