@@ -97,29 +97,34 @@ class Krylov(ProbeEstimator):
         direction, norm = unit(vectors.reshape(problems, vectors.shape[2:].numel()))
         rows = OrthonormalRows(direction, self.steps + 1)
         hessenberg = direction.new_zeros(problems, self.steps + 1, self.steps)
-        for step in range(1, self.steps + 1):
+        step = 0
+        while True:
+            step += 1
             image = linearization.vjp(rows.last.reshape(vectors.shape)).reshape(direction.shape)
             coefficients, length, _ = rows.add(image)
             hessenberg[:, :step, step - 1] = coefficients
             hessenberg[:, step, step - 1] = length
-            square = hessenberg[:, :step, :step]
-            if step < self.steps and not self._is_near(square, length, kind):
-                continue
-            columns = first_columns(square, kind)
-            if step == self.steps or self._is_enough(columns.remainder * length):
-                break
-        return _Space(rows.rows[:, :step], norm, columns, vectors.shape)
+            columns = self._columns(hessenberg[:, :step, :step], length, kind)
+            if columns is not None:
+                return _Space(rows.rows[:, :step], norm, columns, vectors.shape)
 
-    def _is_near(
+    def _columns(
         self,
         hessenberg: Float[Tensor, " problems steps steps"],
         length: Float[Tensor, " problems"],
         kind: Kind,
-    ) -> bool:
-        """A cheap condition that holds whenever `_is_enough` does."""
-        if self.tolerance == 0 or hessenberg.shape[-1] < FIRST_CHECK:
-            return False
-        return self._is_enough(solve_remainder(hessenberg, kind) * length)
+    ) -> FirstColumns | None:
+        """f(H)e₁ and f'(H)e₁ at the last step or where the tolerance is met, else None."""
+        step = hessenberg.shape[-1]
+        if step == self.steps:
+            return first_columns(hessenberg, kind)
+        if step < FIRST_CHECK or self.tolerance == 0:
+            return None
+        # A cheap part of the remainder first: most steps fail already there.
+        if not self._is_enough(solve_remainder(hessenberg, kind) * length):
+            return None
+        columns = first_columns(hessenberg, kind)
+        return columns if self._is_enough(columns.remainder * length) else None
 
     def _is_enough(self, residual: Float[Tensor, " problems"]) -> bool:
         return bool((residual <= self.tolerance).all())
