@@ -26,8 +26,7 @@ class Anderson:
         ridge: Relative ridge of the normal equations.
         budget: Evaluations of G.
         patience: Evaluations without a better residual after which a sample has stalled.
-        growth: A residual this many times the best one takes the sample back to its best iterate
-            and clears its memory.
+        growth: A residual this many times the best one takes the sample back to its best iterate.
     """
 
     memory: int = 5
@@ -74,26 +73,32 @@ class _AndersonMethod(Method):
         self.images: Float[Tensor, " batch memory dim"] | None = None
         self.gram: Float[Tensor, " batch memory memory"] | None = None
 
+    def learn(
+        self,
+        w: Float[Tensor, " batch *shape"],
+        residual: Float[Tensor, " batch *shape"],
+        doubtful: bool,
+    ) -> None:
+        if self.last is None:
+            return
+        change = samples.flat(residual) - self.last[1]
+        if doubtful:
+            change = samples.finite_or_zero(change)
+        self._remember(change, samples.flat(w) - self.last[0] + change)
+
     def propose(
         self,
         w: Float[Tensor, " batch *shape"],
         residual: Float[Tensor, " batch *shape"],
         reset: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch *shape"]:
-        point, rows = samples.flat(w), samples.flat(residual)
-        step = rows
-        if self.last is not None:
-            change = rows - self.last[1]
-            self._remember(change, point - self.last[0] + change, reset)
-            step = self._accelerate(rows)
-        self.last = point, rows
-        return step.reshape(w.shape)
+        del reset
+        rows = samples.flat(residual)
+        self.last = samples.flat(w), rows
+        return self._accelerate(rows).reshape(w.shape)
 
     def _remember(
-        self,
-        change: Float[Tensor, " batch dim"],
-        image: Float[Tensor, " batch dim"],
-        reset: Bool[Tensor, " batch"] | None,
+        self, change: Float[Tensor, " batch dim"], image: Float[Tensor, " batch dim"]
     ) -> None:
         if self.residuals is None or self.images is None or self.gram is None:
             batch, dim = change.shape
@@ -105,16 +110,10 @@ class _AndersonMethod(Method):
         self.count += 1
         products = torch.bmm(self.residuals, change.unsqueeze(2)).squeeze(2)
         self.gram[:, slot], self.gram[:, :, slot] = products, products
-        if reset is not None:
-            rows = reset.reshape(-1, 1, 1)
-            self.residuals = torch.where(rows, 0, self.residuals)
-            self.images = torch.where(rows, 0, self.images)
-            self.gram = torch.where(rows, 0, self.gram)
 
     def _accelerate(self, residual: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
-        assert self.residuals is not None
-        assert self.images is not None
-        assert self.gram is not None
+        if self.residuals is None or self.images is None or self.gram is None:
+            return residual
         used = min(self.count, self.memory)
         target = torch.bmm(self.residuals[:, :used], residual.unsqueeze(2)).squeeze(2)
         weights = _regularised(self.gram[:, :used, :used], target, self.ridge)

@@ -21,22 +21,22 @@ _SMALLEST_DENOMINATOR = 1e-3
 class Broyden:
     """w ← w + H r with H ≈ (I + J)⁻¹ learned per sample, seeded with the identity.
 
-    The seed makes the first step a Picard step: H = I + Σ u vᵀ, and with the step s = H r and the
-    next p = H r₊ the good update (Broyden 1965) needs no further product,
-    u = p/(sᵀ(s - p)), v = Hᵀ s, next step H₊ r₊ = p·sᵀs/(sᵀ(s - p)).
+    The seed makes the first step a Picard step. For a step s that changed the residual by -y, the
+    good update (Broyden 1965) is H ← H + (s - H y) sᵀH / (sᵀ H y).
 
     Attributes:
-        memory: Rank-one terms that are kept, the oldest is overwritten; at most 2·dim are used.
+        memory: Rank-one terms that are kept, the oldest is dropped. With 2·dim terms the method ends
+            in 2·dim steps on an affine map (Gay 1979).
         budget: Evaluations of G.
         patience: Evaluations without a better residual after which a sample has stalled.
-        growth: A residual this many times the best one takes the sample back to its best iterate
-            and clears its memory.
+        growth: A residual this many times the best takes the sample back to its best iterate;
+            the residual may well rise on the way.
     """
 
     memory: int = 10
     budget: int = 200
-    patience: int = 10
-    growth: float = 2.0
+    patience: int = 12
+    growth: float = 1e3
 
     def __post_init__(self) -> None:
         if self.memory < 1:
@@ -69,7 +69,19 @@ class _BroydenMethod(Method):
         self.count = 0
         self.left: Float[Tensor, " batch memory dim"] | None = None
         self.right: Float[Tensor, " batch memory dim"] | None = None
-        self.step: Float[Tensor, " batch dim"] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None
+
+    def learn(
+        self,
+        w: Float[Tensor, " batch *shape"],
+        residual: Float[Tensor, " batch *shape"],
+        doubtful: bool,
+    ) -> None:
+        del w
+        if self.last is not None:
+            step, before = self.last
+            change = before - samples.flat(residual)
+            self._update(step, samples.finite_or_zero(change) if doubtful else change)
 
     def propose(
         self,
@@ -77,26 +89,35 @@ class _BroydenMethod(Method):
         residual: Float[Tensor, " batch *shape"],
         reset: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch *shape"]:
+        del reset
         rows = samples.flat(residual)
-        self.step = rows if self.step is None else self._update(self.step, rows, reset)
-        return self.step.reshape(w.shape)
+        step = self._apply(rows)
+        self.last = step, rows
+        return step.reshape(w.shape)
 
     def _update(
-        self,
-        step: Float[Tensor, " batch dim"],
-        residual: Float[Tensor, " batch dim"],
-        reset: Bool[Tensor, " batch"] | None,
-    ) -> Float[Tensor, " batch dim"]:
-        ahead = self._apply(residual)
-        length = samples.dot(step, step)
-        denominator = length - samples.dot(step, ahead)
-        sound = denominator.abs() > _SMALLEST_DENOMINATOR * length
-        inverse = torch.where(sound, denominator, 1).reciprocal_()
-        gain = torch.where(sound, length * inverse, 1).unsqueeze(1)
-        left = ahead * torch.where(sound, inverse, 0).unsqueeze(1)
-        self._remember(left, self._apply_transposed(step))
-        proposed = ahead * gain
-        return proposed if reset is None else self._forget(reset, residual, proposed)
+        self, step: Float[Tensor, " batch dim"], change: Float[Tensor, " batch dim"]
+    ) -> None:
+        """Make H map the change of the residual to the step, with the least change of H."""
+        left, right = self._make_room(step)
+        image = self._apply(change)
+        covector = self._apply_transposed(step)
+        denominator = samples.dot(step, image)
+        sound = denominator.abs() > _SMALLEST_DENOMINATOR * samples.dot(step, step)
+        inverse = torch.where(sound, torch.where(sound, denominator, 1).reciprocal_(), 0)
+        slot = self.count % self.memory
+        left[:, slot] = (step - image) * inverse.unsqueeze(1)
+        right[:, slot] = covector
+        self.count += 1
+
+    def _make_room(self, like: Float[Tensor, " batch dim"]) -> tuple[Tensor, Tensor]:
+        """Forget the oldest term first: a term is only right for the H that it was added to."""
+        if self.left is None or self.right is None:
+            self.left = like.new_zeros(like.shape[0], self.memory, like.shape[1])
+            self.right = torch.zeros_like(self.left)
+        elif self.count >= self.memory:
+            self.left[:, self.count % self.memory] = 0
+        return self.left, self.right
 
     def _apply(self, vector: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
         """H v."""
@@ -114,30 +135,8 @@ class _BroydenMethod(Method):
         weights = torch.bmm(self.left[:, :used], vector.unsqueeze(2))
         return torch.baddbmm(vector.unsqueeze(2), self.right[:, :used].mT, weights).squeeze(2)
 
-    def _remember(
-        self, left: Float[Tensor, " batch dim"], right: Float[Tensor, " batch dim"]
-    ) -> None:
-        if self.left is None or self.right is None:
-            self.left = left.new_zeros(left.shape[0], self.memory, left.shape[1])
-            self.right = torch.zeros_like(self.left)
-        slot = self.count % self.memory
-        self.left[:, slot], self.right[:, slot] = left, right
-        self.count += 1
-
-    def _forget(
-        self,
-        reset: Bool[Tensor, " batch"],
-        residual: Float[Tensor, " batch dim"],
-        proposed: Float[Tensor, " batch dim"],
-    ) -> Float[Tensor, " batch dim"]:
-        assert self.left is not None
-        assert self.right is not None
-        rows = reset.reshape(-1, 1, 1)
-        self.left = torch.where(rows, 0, self.left)
-        self.right = torch.where(rows, 0, self.right)
-        return torch.where(reset.unsqueeze(1), residual, proposed)
-
     def select(self, index: Index) -> None:
-        self.step = None if self.step is None else self.step[index]
+        if self.last is not None:
+            self.last = self.last[0][index], self.last[1][index]
         self.left = None if self.left is None else self.left[index]
         self.right = None if self.right is None else self.right[index]

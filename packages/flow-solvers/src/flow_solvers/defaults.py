@@ -20,8 +20,9 @@ def default_solver(dim: int, lipschitz: float | None = None) -> Solver:
             that reaches the tolerance for certain.
     """
     safe = Picard(damping=0.5, lipschitz=lipschitz)
+    broyden = Broyden(memory=max(2 * dim, 10))
     if dim <= _NEWTON_UP_TO:
-        return Fallback((Newton(), Broyden(), safe))
+        return Fallback((Newton(), broyden, safe))
     if dim <= _BROYDEN_UP_TO:
-        return Fallback((Broyden(), safe))
+        return Fallback((broyden, safe))
     return Fallback((Anderson(), safe))

@@ -1,9 +1,10 @@
 """Differentiation by the implicit function theorem, to any order."""
+# ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -59,17 +60,6 @@ def solve_implicit(
     return value, slot.solution
 
 
-class _RootContext(Protocol):
-    """What a `_Root` node remembers."""
-
-    problem: Problem
-    linearization: Linearization | None
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-
-    def save_for_backward(self, *tensors: Tensor) -> None: ...
-
-
 class _Root(torch.autograd.Function):
     @staticmethod
     def forward(problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor) -> Tensor:
@@ -81,16 +71,16 @@ class _Root(torch.autograd.Function):
         return value.clone() if value is slot.start else value
 
     @staticmethod
-    def setup_context(ctx: _RootContext, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         problem, slot, _, *tensors = inputs
         ctx.problem, ctx.linearization = problem, slot.solution.linearization
         ctx.save_for_backward(output, *tensors)
 
     @staticmethod
-    def backward(ctx: _RootContext, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         value, *tensors = ctx.saved_tensors
         needed = ctx.needs_input_grad[3:]
-        problem = ctx.problem
+        problem: Problem = ctx.problem
         with without_autocast(value):
             if torch.is_grad_enabled():
                 solved, grads = _graphed(problem, value, cotangents[0], tensors, needed)
@@ -147,17 +137,6 @@ def _graphed(
     return solved, _pull_back(image, aliases, needed, -solved)
 
 
-class _LinearContext(Protocol):
-    """What a `_LinearSolve` node remembers."""
-
-    problem: Problem
-    transpose: Transpose
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
-
-    def save_for_backward(self, *tensors: Tensor) -> None: ...
-
-
 class _LinearSolve(torch.autograd.Function):
     """v with (I + Jᵀ) v = g, or u with (I + J) u = g; each is the derivative of the other."""
 
@@ -169,16 +148,16 @@ class _LinearSolve(torch.autograd.Function):
         return _solve(problem, transpose(linearization), rhs)
 
     @staticmethod
-    def setup_context(ctx: _LinearContext, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         problem, transpose, point, _, *tensors = inputs
         ctx.problem, ctx.transpose = problem, transpose
         ctx.save_for_backward(output, point, *tensors)
 
     @staticmethod
-    def backward(ctx: _LinearContext, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """d⟨h, v⟩ = ⟨u, dg⟩ - ⟨v, dJ u⟩ with (I + J) u = h, and likewise transposed."""
         solution, point, *tensors = ctx.saved_tensors
-        problem = ctx.problem
+        problem: Problem = ctx.problem
         with without_autocast(solution):
             other = _solve_differentiably(
                 problem, _OTHER[ctx.transpose], point, cotangents[0], tensors

@@ -24,7 +24,7 @@ class Method(ABC):
 
     Attributes:
         growth: A sample whose residual exceeds `growth` times its best one is taken back to its
-            best iterate, and the method is told to forget what it learned about that sample.
+            best iterate; what the bad step taught is kept, so that the next one is another.
         linearization: Of G at the last point, for methods that have it.
     """
 
@@ -37,6 +37,15 @@ class Method(ABC):
         """G(w)."""
         return bound(w)
 
+    def learn(
+        self,
+        w: Float[Tensor, " batch *shape"],
+        residual: Float[Tensor, " batch *shape"],
+        doubtful: bool,
+    ) -> None:
+        """See where the last increment led; `doubtful` if some residuals may not be finite."""
+        del w, residual, doubtful
+
     @abstractmethod
     def propose(
         self,
@@ -44,7 +53,10 @@ class Method(ABC):
         residual: Float[Tensor, " batch *shape"],
         reset: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch *shape"]:
-        """The increment of w, from the residual x - w - G(w); a Picard step where `reset`."""
+        """The increment of w, from the residual x - w - G(w).
+
+        Where `reset`, w is the best iterate of the sample and not the one that was seen last.
+        """
 
     @abstractmethod
     def select(self, index: Index) -> None:
@@ -173,6 +185,7 @@ class _Iteration:
 
     def _move(self) -> None:
         w, residual = self.seen.value, self.seen.residual
+        self.method.learn(w, residual, self.reset is not None)
         if self.reset is not None:
             back = samples.per_sample(self.reset, w)
             w = torch.where(back, self.best.value, w)

@@ -37,6 +37,7 @@ class LinearSolution:
         return not bool(failed.any())
 
 
+@runtime_checkable
 class Operator(Protocol):
     """I + J or I + Jᵀ of a linearization."""
 

@@ -31,3 +31,8 @@ def dot(a: Float[Tensor, " batch dim"], b: Float[Tensor, " batch dim"]) -> Float
     """Inner product of every sample."""
     result: Tensor = torch.linalg.vecdot(a, b)
     return result
+
+
+def finite_or_zero(tensor: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
+    """Rows with a number that is not finite become zero as a whole."""
+    return torch.where(tensor.isfinite().all(dim=1, keepdim=True), tensor, 0)
