@@ -31,7 +31,8 @@ def grid() -> Tensor:
 
 def speed(activation: Activation, a: Tensor) -> Tensor:
     slopes = activation.value_and_slope(a, 1)[1]
-    return torch.linalg.vector_norm(slopes, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(slopes, dim=1)
+    return norms
 
 
 def scattered(*shape: int) -> Tensor:
@@ -94,7 +95,11 @@ def test_value_and_slope_are_twice_differentiable_in_inputs_and_parameters(name:
 def test_slopes_of_piecewise_activations_are_differentiable(name: str) -> None:
     activation = made(name)
     a = scattered(4, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: activation.value_and_slope(x, 1), (a,))
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return activation.value_and_slope(x, 1)
+
+    assert torch.autograd.gradcheck(both, (a,))
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

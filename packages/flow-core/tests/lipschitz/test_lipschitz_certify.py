@@ -1,7 +1,9 @@
 """Certificates: never below the operator norm, and as close to it as promised."""
 
+import importlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,7 @@ from flow_core.lipschitz import (
     conv_norm_fft,
     matrix_norm_exact,
 )
-from flow_core.lipschitz.gram import EIGENVALUE_SIDE, zero_padded_gram
-from scipy.sparse.linalg import LinearOperator, svds
+from flow_core.lipschitz.gram import EIGENVALUE_SIDE, cholesky_bound, zero_padded_gram
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,8 +25,8 @@ SHAPES = [
     (2, 5, 3, (8, 6)),
     (3, 2, 5, (2, 3)),
     (1, 1, 7, (3, 3)),
-    (8, 6, 3, (8, 8)),
-    (4, 2, 3, (16, 16)),
+    (6, 3, 3, (8, 8)),
+    (2, 1, 3, (16, 16)),
     (1, 2, 5, (16, 16)),
 ]
 
@@ -63,7 +64,12 @@ def dense_operator(kernel: Tensor, map_size: tuple[int, int]) -> Tensor:
 
 
 def dense_norm(kernel: Tensor, map_size: tuple[int, int]) -> Tensor:
-    return torch.linalg.matrix_norm(dense_operator(kernel, map_size), 2)
+    """uᵀ A v at the top singular pair: the norm, with its gradient in the kernel."""
+    operator = dense_operator(kernel, map_size)
+    with torch.no_grad():
+        left, _, right = torch.linalg.svd(operator, full_matrices=False)
+    top: Tensor = left[:, 0] @ operator @ right[0]
+    return top
 
 
 def sparse_norm(kernel: Tensor, map_size: tuple[int, int]) -> float:
@@ -79,8 +85,9 @@ def sparse_norm(kernel: Tensor, map_size: tuple[int, int]) -> float:
         return functional.conv_transpose2d(maps, weight, padding=size // 2).flatten().numpy()
 
     shape = (out * area, inputs * area)
-    operator = LinearOperator(shape, matvec=forward, rmatvec=adjoint, dtype="float64")
-    found = svds(operator, k=1, tol=1e-10, return_singular_vectors=False, random_state=0)
+    linalg: Any = importlib.import_module("scipy.sparse.linalg")  # untyped
+    operator = linalg.LinearOperator(shape, matvec=forward, rmatvec=adjoint, dtype="float64")
+    found = linalg.svds(operator, k=1, tol=1e-10, return_singular_vectors=False, random_state=0)
     return float(found[0])
 
 
@@ -112,7 +119,7 @@ def test_gram_matrix_of_the_zero_padded_operator(out: int, inputs: int, size: in
 
 
 @pytest.mark.parametrize("make", KERNELS)
-@pytest.mark.parametrize(("out", "inputs", "size", "side"), [(12, 6, 3, 16), (2, 3, 5, 24)])
+@pytest.mark.parametrize(("out", "inputs", "size", "side"), [(6, 4, 3, 16), (2, 3, 5, 20)])
 def test_cholesky_path_holds_on_larger_sides(
     make: Callable[[int, int, int], Tensor], out: int, inputs: int, size: int, side: int
 ) -> None:
@@ -137,33 +144,37 @@ def circular_norm(kernel: Tensor, side: int, twist: tuple[float, float]) -> Tens
     waves = [
         torch.polar(
             torch.ones((), dtype=torch.float64),
-            2 * math.pi / side * torch.outer(torch.arange(side) + shift, torch.arange(size)),
+            2
+            * math.pi
+            / side
+            * torch.outer(torch.arange(side).double() + shift, torch.arange(size).double()),
         )
         for shift in twist
     ]
     symbol = torch.einsum("ocab,fa,gb->fgoc", kernel.to(torch.complex128), *waves)
-    return torch.linalg.matrix_norm(symbol, 2).max()
+    norms: Tensor = torch.linalg.matrix_norm(symbol, 2)
+    return norms.max()
 
 
 def looser_kernel(channels: int, size: int, side: int, steps: int) -> Tensor:
     """Gradient ascent on the gap between the least circular norm and the true one."""
-    kernel = random_kernel(channels, channels, size).double().requires_grad_()
-    optimizer = torch.optim.Adam([kernel], lr=0.05)
+    kernel = random_kernel(channels, channels, size).double()
     torus = side + size // 2
     for _ in range(steps):
+        kernel = (kernel / kernel.norm()).requires_grad_()
         twists = [(a, b) for a in (0.0, 0.5) for b in (0.0, 0.5)]
         circular = torch.stack([circular_norm(kernel, torus, twist) for twist in twists]).min()
-        optimizer.zero_grad()
-        (-circular / dense_norm(kernel, (side, side))).backward()  # type: ignore[no-untyped-call]  # torch has no annotation for it
-        optimizer.step()
-    return kernel.detach()
+        gap = circular / dense_norm(kernel, (side, side))
+        (gradient,) = torch.autograd.grad(gap, kernel)
+        kernel = kernel.detach() + 0.1 * gradient / gradient.norm()
+    return kernel
 
 
 @pytest.mark.parametrize(("channels", "size", "side"), [(1, 3, 8), (2, 3, 5), (1, 5, 8)])
 def test_bounds_hold_for_kernels_found_by_gradient_ascent(
     channels: int, size: int, side: int
 ) -> None:
-    kernel = looser_kernel(channels, size, side, steps=60)
+    kernel = looser_kernel(channels, size, side, steps=50)
     true = float(dense_norm(kernel, (side, side)))
     assert true * (1 - 1e-13) <= conv_norm_exact(kernel, (side, side)) <= true * EXACT_LOOSENESS
     assert conv_norm_fft(kernel, (side, side)) > 1.01 * true  # the search found a hard kernel
@@ -171,7 +182,7 @@ def test_bounds_hold_for_kernels_found_by_gradient_ascent(
 
 @pytest.mark.parametrize(("size", "loosest"), [(3, 1.04), (5, 1.15)])
 def test_looseness_for_kernels_found_by_gradient_ascent(size: int, loosest: float) -> None:
-    kernel = looser_kernel(1, size, 16, steps=40)
+    kernel = looser_kernel(1, size, 16, steps=25)
     true = float(dense_norm(kernel, (16, 16)))
     assert true * (1 - 1e-13) <= conv_norm_fft(kernel, (16, 16)) <= true * loosest
     assert conv_certificate(kernel, (16, 16)) <= true * EXACT_LOOSENESS
@@ -213,3 +224,16 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 def test_even_kernels_are_refused() -> None:
     with pytest.raises(ValueError, match="square odd kernel, got 2x2"):
         conv_certificate(torch.ones(1, 1, 2, 2), (4, 4))
+
+
+def test_a_map_that_no_tap_reaches_has_norm_zero() -> None:
+    kernel = torch.zeros(3, 3, 3, 3)
+    kernel[:, :, 0, 0] = 1.0
+    assert conv_norm_exact(kernel, (1, 1)) < 1e-5
+    assert cholesky_bound(torch.zeros(4, 4, dtype=torch.float64), 0.0) < 1e-12
+
+
+def test_symbols_that_vanish_end_the_search() -> None:
+    kernel = torch.zeros(1, 1, 3, 3)
+    kernel[0, 0, 1, :] = torch.tensor([1.0, 0.0, -1.0])
+    assert conv_norm_fft(kernel, (2, 3)) >= float(dense_norm(kernel, (2, 3)))

@@ -26,6 +26,7 @@ from flow_core.lipschitz.gram import (
     proven_below,
     tap_products,
 )
+from flow_core.lipschitz.spectral import positive
 
 TWISTS = ((0.5, 0.5), (0.0, 0.5), (0.5, 0.0), (0.0, 0.0))
 POWER_STEPS = 20
@@ -89,18 +90,18 @@ def symbol_bound(symbol: GramSymbol) -> float:
 
     Only the matrices that a bound proven for the rows before does not cover raise it.
     """
-    bound = 0.0
+    bound = EPS  # symbols may vanish; the kernel is scaled to largest entry 1
     for index in range(symbol.rows()):
         bound = raised_bound(symbol.row(index), bound)
     return bound + cholesky_rounding(symbol.lags.shape[-1], bound)
 
 
 def raised_bound(grams: Complex128[Tensor, "frequencies side side"], bound: float) -> float:
-    """The least bound >= `bound` found that Cholesky proves for all matrices."""
+    """A bound >= `bound` > 0 that Cholesky proves for all matrices, as small as can be found."""
     margin = FIRST_MARGIN
     open_grams = grams[~proven_below(grams, bound)]
     while len(open_grams):
-        bound = max(bound, power_estimate(open_grams) * (1 + margin))
+        bound = max(bound, power_estimate(open_grams)) * (1 + margin)
         open_grams = open_grams[~proven_below(open_grams, bound)]
         margin *= 2
     return bound
@@ -112,7 +113,6 @@ def power_estimate(grams: Complex128[Tensor, "frequencies side side"]) -> float:
     x = grams[torch.arange(len(grams), device=grams.device), :, heaviest].unsqueeze(-1)
     growth = grams.new_zeros(len(grams), 1, 1).real
     for _ in range(POWER_STEPS):
-        x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        x = grams @ x
+        x = grams @ (x / positive(torch.linalg.vector_norm(x, dim=1, keepdim=True)))
         growth = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return float(growth.max())

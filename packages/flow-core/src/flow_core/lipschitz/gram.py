@@ -17,7 +17,7 @@ EIGENVALUE_SIDE = 768  # up to here all eigenvalues are as cheap as a proof by C
 FIRST_MARGIN = 1e-3
 
 
-def narrow_side_last(kernel: Kernel) -> Kernel:
+def narrow_side_last(kernel: Kernel) -> Float64[Tensor, "long short size size"]:
     """The kernel, or that of the adjoint operator, with columns <= rows; the norm is the same.
 
     The adjoint of a zero-padded convolution of stride 1 with an odd kernel is such a convolution
@@ -122,9 +122,13 @@ def cholesky_rounding(side: int, bound: float) -> float:
 
 
 def cholesky_bound(gram: Float64[Tensor, "side side"], estimate: float) -> float:
-    """A proven bound of the largest eigenvalue, close to an estimate of it from below."""
-    margin = FIRST_MARGIN
-    while not bool(proven_below(gram, estimate * (1 + margin))):
+    """A proven bound of the largest eigenvalue, close to an estimate of it from below.
+
+    The kernel is scaled to largest entry 1, so `EPS` is nothing beside it, and ends the search
+    where the map is too small for any entry to act.
+    """
+    margin, start = FIRST_MARGIN, max(estimate, EPS)
+    while not bool(proven_below(gram, start * (1 + margin))):
         margin *= 2
-    bound = estimate * (1 + margin)
+    bound = start * (1 + margin)
     return bound + cholesky_rounding(len(gram), bound)

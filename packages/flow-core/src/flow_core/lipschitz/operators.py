@@ -1,7 +1,7 @@
 """The linear operators of Lipschitz layers, in batches, acting on flat vectors."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ Right = Float[Tensor, "batch columns"]
 Weights = Float[Tensor, "batch rows *rest"]
 
 
+@runtime_checkable
 class Operator(Protocol):
     """A batch of linear operators A, each from R^columns to R^rows."""
 

@@ -142,10 +142,14 @@ def golub_kahan_steps(operator: Operator, v: Right, steps: int) -> tuple[Left, R
 def golub_kahan_cycle(
     operator: Operator, v: Right, steps: int
 ) -> tuple[Left, Right, Float[Tensor, " batch"]]:
-    """The best pair of the Krylov spaces of `steps` steps from v, and its relative residual."""
+    """The best pair of the Krylov spaces of `steps` steps from v, and its relative residual.
+
+    Raises:
+        ValueError: The operator is not finite.
+    """
     steps = min(steps, operator.rank_bound)
     process = golub_kahan(operator.apply, operator.adjoint, v, steps)
-    p, sigma, qh = torch.linalg.svd(process.bidiagonal())
+    p, sigma, qh = torch.linalg.svd(require_finite(process.bidiagonal()))
     residual = process.super_diagonal[:, -1] * p[:, -1, 0].abs() / positive(sigma[:, 0])
     return combine(p[:, :, 0], process.left), combine(qh[:, 0], process.right[:, :-1]), residual
 
@@ -158,19 +162,23 @@ def combine(
 
 
 def top_eigenvector(gram: Float[Tensor, "batch side side"]) -> Float[Tensor, "batch side"]:
-    """The eigenvector of the largest eigenvalue.
+    """The eigenvector of the largest eigenvalue."""
+    vectors: Tensor = torch.linalg.eigh(require_finite(gram))[1]
+    return vectors[..., -1]
+
+
+def require_finite(x: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:
+    """X itself, before a factorisation that would fail on it or turn it into nonsense.
 
     Raises:
-        ValueError: The matrix has entries that are not finite.
+        ValueError: Entries are not finite.
     """
-    try:
-        vectors: Tensor = torch.linalg.eigh(gram)[1]
-    except RuntimeError as error:
+    if not math.isfinite(float(x.sum())):
         raise ValueError(
             "update_lipschitz: expected finite weights whose squares do not overflow, got others; "
             "load a checkpoint, or skip optimizer steps with gradients that are not finite"
-        ) from error
-    return vectors[..., -1]
+        )
+    return x
 
 
 def settled(
