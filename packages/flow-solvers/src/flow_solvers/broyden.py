@@ -25,8 +25,8 @@ class Broyden:
     good update (Broyden 1965) is H ← H + (s - H y) sᵀH / (sᵀ H y).
 
     Attributes:
-        memory: Rank-one terms that are kept, the oldest is dropped. With 2·dim terms the method ends
-            in 2·dim steps on an affine map (Gay 1979).
+        memory: Rank-one terms that are kept, the oldest is dropped. With 2·dim terms the method
+            ends in 2·dim steps on an affine map (Gay 1979).
         budget: Evaluations of G.
         patience: Evaluations without a better residual after which a sample has stalled.
         growth: A residual this many times the best takes the sample back to its best iterate;

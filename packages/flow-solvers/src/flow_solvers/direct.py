@@ -38,9 +38,7 @@ class Direct:
         if not bool(accepted.all()):
             value, relative = _refine(shift, value, residual, relative, direction)
             size = torch.linalg.matrix_norm(shift) + 1
-            accepted = relative <= rounding_floor(rhs.dtype, size * samples.norm(value)).clamp(
-                min=rtol
-            )
+            accepted = relative <= rounding_floor(size * samples.norm(value), rtol)
         return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
 
 

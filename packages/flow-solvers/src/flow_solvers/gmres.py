@@ -1,6 +1,6 @@
 """Restarted GMRES, batched, with a relative tolerance that every sample keeps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,7 +142,7 @@ class _Systems:
             residual = self.direction[cover] - samples.flat(matvec(value.reshape(rows)))
         relative = samples.norm(residual)
         self.products[cover] += found.widths + active * int(measured)
-        self._judge(cover, active, relative, rounding_floor(relative.dtype, length))
+        self._judge(cover, active, relative, rounding_floor(length, self.rtol))
         self.value[cover], self.residual[cover] = value, residual
         self.relative[cover] = torch.where(active, relative, self.relative[cover])
         return found.calls + int(measured)
@@ -196,7 +196,7 @@ def _minimise(
     direction, length = unit(samples.flat(start))
     basis = OrthonormalRows(direction, min(steps, direction.shape[1]) + 1)
     null = torch.ones_like(length, dtype=torch.float64).unsqueeze(1)
-    columns: list[Float[Tensor, " covered rows"]] = []
+    columns: list[Tensor] = []
     live = length > 0
     widths = torch.zeros_like(length, dtype=torch.int64)
     while bool(live.any()) and len(columns) < min(steps, direction.shape[1]):
@@ -228,9 +228,7 @@ def _combine(
     return torch.bmm(weights.to(rows.dtype).unsqueeze(1), rows).squeeze(1)
 
 
-def _stack(
-    columns: list[Float[Tensor, " covered rows"]], covered: int
-) -> Float[Tensor, " covered rows columns"]:
+def _stack(columns: Sequence[Tensor], covered: int) -> Float[Tensor, " covered rows columns"]:
     """Columns of growing length as one matrix with zeros below."""
     matrix = columns[0].new_zeros(covered, len(columns) + 1, len(columns))
     for position, column in enumerate(columns):

@@ -22,7 +22,8 @@ class LinearSolution:
         residual: |g - A v| / |g|; zero where g is zero.
         products: Products with A that the sample took part in.
         status: A `Status` per sample. CONVERGED means a residual within the relative tolerance, or
-            within 4·eps·(1 + |A||v|/|g|) where that is larger and no further step lowers it.
+            within 4·eps·(1 + |A||v|/|g|) where that is larger, up to a hundred times the tolerance,
+            and no further step lowers it.
     """
 
     value: Float[Tensor, " batch *shape"]
@@ -103,9 +104,10 @@ class AdjointSolver(Protocol):
         ...
 
 
-def rounding_floor(dtype: torch.dtype, image: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """The relative residual that rounding allows, from the size |A||v|/|g|."""
-    return 4 * torch.finfo(dtype).eps * (1 + image)
+def rounding_floor(image: Float[Tensor, " batch"], rtol: float) -> Float[Tensor, " batch"]:
+    """The relative residual that rounding allows, from the size |A||v|/|g|; at most 100·rtol."""
+    floor = 4 * torch.finfo(image.dtype).eps * (1 + image)
+    return floor.clamp(min=rtol, max=100 * rtol)
 
 
 def relative_tolerance(rtol: float | None, like: Float[Tensor, "..."]) -> float:
