@@ -169,6 +169,21 @@ def test_vmap_over_every_dimension(operation: Callable[..., Tensor], in_dim: int
         torch.testing.assert_close(batched, torch.stack([operation(row, dim) for row in rows]))
 
 
+def test_vmap_without_grad_mode() -> None:
+    x = sample(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(vmap(cpila)(x), cpila(x))
+
+
+def test_gradient_of_a_cotangent_alone() -> None:
+    x, g = sample(4, 3), sample(4, 6, seed=1).requires_grad_()
+    y = cpila(x.requires_grad_())
+    (pulled,) = autograd.grad(y, x, g, create_graph=True)
+    weights = sample(4, 3, seed=2)
+    expected = torch.cat((weights, weights), -1) * cpila_slope(x)
+    torch.testing.assert_close(autograd.grad(pulled, g, weights)[0], expected)
+
+
 def test_vmap_over_cotangents_only_and_points_only() -> None:
     x, cotangents = sample(3), sample(5, 6, seed=1)
 

@@ -6,8 +6,6 @@ differentiable; its n-th derivative at x ≤ 0 is again a cubic Pₙ times e^{kx
 derivative is the one from the left.
 """
 
-from functools import cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,16 +18,15 @@ CUTOFF = -160.0
 Cubic = tuple[float, float, float, float]
 
 
-@cache
 def polynomial(order: int) -> Cubic:
     """Coefficients of Pₙ, constant first, such that p⁽ⁿ⁾(x) = Pₙ(x)·e^{kx} for x ≤ 0.
 
     (d, c, b, a) ↦ (kd + c, kc + 2b, kb + 3a, ka) is one differentiation.
     """
-    if order == 0:
-        return (0.0, 1.0, -RATE, RATE**2 / 2)
-    d, c, b, a = polynomial(order - 1)
-    return (RATE * d + c, RATE * c + 2 * b, RATE * b + 3 * a, RATE * a)
+    d, c, b, a = 0.0, 1.0, -RATE, RATE**2 / 2
+    for _ in range(order):
+        d, c, b, a = RATE * d + c, RATE * c + 2 * b, RATE * b + 3 * a, RATE * a
+    return d, c, b, a
 
 
 def pila_derivatives(

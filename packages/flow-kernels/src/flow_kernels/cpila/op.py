@@ -13,19 +13,19 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function
-from torch.autograd.forward_ad import (
-    _set_fwd_grad_enabled,  # pyright: ignore[reportPrivateUsage]  # no public name in torch
-    unpack_dual,
-)
 
+from flow_kernels.autograd import (
+    forward_mode,
+    is_differentiated,
+    is_plain_cpu,
+    keep_signature,
+    primals,
+)
 from flow_kernels.cpila import cpu, reference
 from flow_kernels.pila import widen
 
 Grads = tuple[Tensor | None, ...]
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _Derivatives(Function):
@@ -39,7 +39,8 @@ class _Derivatives(Function):
         wide = widen(x)
         fused = _fits_cpu_path(order + count - 1, wide)
         evaluate = cpu.derivatives if fused else reference.derivatives
-        return tuple(y.to(x.dtype) for y in evaluate(wide, dim, order, count))
+        outputs = evaluate(wide, dim, order, count)
+        return outputs if wide is x else tuple(y.to(x.dtype) for y in outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
@@ -55,8 +56,8 @@ class _Derivatives(Function):
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> tuple[Tensor, ...]:
-        with _set_fwd_grad_enabled(True):
-            (x,) = _primals(ctx.saved_tensors)
+        with forward_mode():
+            (x,) = primals(ctx.saved_tensors)
             tangent = _twice(grad_inputs[0], ctx.dim)
             return tuple(tangent * y for y in _evaluate(x, ctx.dim, ctx.order + 1, ctx.count))
 
@@ -85,15 +86,20 @@ class _Pullback(Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Grads:
         x, *cotangents = ctx.saved_tensors
         (grad,) = grad_outputs
-        grad_x = grad * _pull(x, ctx.dim, ctx.order + 1, *cotangents)
-        slopes = _evaluate(x, ctx.dim, ctx.order + 1, len(cotangents))
-        return grad_x, None, None, *(_twice(grad, ctx.dim) * slope for slope in slopes)
+        order, count = ctx.order + 1, len(cotangents)
+        along_x, grads = None, (None,) * count
+        if ctx.needs_input_grad[0]:
+            along_x = grad * _pull(x, ctx.dim, order, *cotangents)
+        if any(ctx.needs_input_grad[3:]):
+            twice = _twice(grad, ctx.dim)
+            grads = tuple(twice * slope for slope in _evaluate(x, ctx.dim, order, count))
+        return along_x, None, None, *grads
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
         x_tangent, _, _, *tangents = grad_inputs
-        with _set_fwd_grad_enabled(True):
-            x, *cotangents = _primals(ctx.saved_tensors)
+        with forward_mode():
+            x, *cotangents = primals(ctx.saved_tensors)
             along_x: Tensor = x_tangent * _pull(x, ctx.dim, ctx.order + 1, *cotangents)
             return along_x + _pull(x, ctx.dim, ctx.order, *tangents)
 
@@ -109,23 +115,12 @@ class _Pullback(Function):
         return _pull(x, dim, order, *batched), 0
 
 
+keep_signature(_Derivatives)
+keep_signature(_Pullback)
+
+
 def _fits_cpu_path(highest: int, *tensors: Tensor) -> bool:
-    # Fake and distributed tensors, and the batched ones of `grad(..., is_grads_batched=True)`,
-    # which never reach a `vmap` rule, take no part in operations on preallocated memory.
-    return highest <= cpu.HIGHEST_ORDER and all(
-        type(x) in _PLAIN and x.device.type == "cpu" and not is_legacy_batchedtensor(x)
-        for x in tensors
-    )
-
-
-def _primals(saved: tuple[Tensor, ...]) -> list[Tensor]:
-    """The saved inputs without their tangents of this level; those of outer levels remain.
-
-    torch switches forward mode off while it calls a Function's `jvp`, so that forward mode over
-    forward mode silently gives zero. The `jvp`s above switch it on again, which is allowed only
-    if nothing that they compute carries a tangent of the same level.
-    """
-    return [cast(Tensor, unpack_dual(tensor).primal) for tensor in saved]  # type: ignore[no-untyped-call]  # untyped in torch
+    return highest <= cpu.HIGHEST_ORDER and is_plain_cpu(*tensors)
 
 
 def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
@@ -137,10 +132,14 @@ def _twice(x: Tensor, dim: int) -> Tensor:
 
 
 def _evaluate(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+    if not is_differentiated(x):
+        return _Derivatives.forward(x, dim, order, count)
     return cast("tuple[Tensor, ...]", _Derivatives.apply(x, dim, order, count))
 
 
 def _pull(x: Tensor, dim: int, order: int, *cotangents: Tensor) -> Tensor:
+    if not is_differentiated(x, *cotangents):
+        return _Pullback.forward(x, dim, order, *cotangents)
     return cast(Tensor, _Pullback.apply(x, dim, order, *cotangents))
 
 
