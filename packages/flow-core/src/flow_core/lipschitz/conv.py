@@ -48,7 +48,7 @@ class LipschitzConv2d(LipschitzLayer):
         )
         if kernel_size % 2 == 0:
             raise ValueError(f"LipschitzConv2d: expected an odd kernel_size, got {kernel_size}")
-        self.map_size = map_size
+        self.map_size = (height, width)
         positions = 1 if kernel_size == 1 else height * width
         default = ExactSVD() if kernel_size == 1 else GolubKahan()
         super().__init__(

@@ -75,7 +75,7 @@ class GolubKahan(SpectralMethod):
     """
 
     steps: int = 2
-    tolerance: float = 0.1
+    tolerance: float = 0.05
     cycles: int = 5
 
     def __post_init__(self) -> None:
