@@ -56,10 +56,9 @@ def dense(channels: int, context: int | None = None) -> DenseNet:
     return conditioned(net)
 
 
-def conv(channels: int, context: int | None = None) -> DenseNet:
-    net = DenseNet(
-        channels, growth=4, depth=1, coeff=0.8, map_size=(3, 3), context_features=context
-    )
+def conv(channels: int, side: int, context: int | None = None) -> DenseNet:
+    size = (side, side)
+    net = DenseNet(channels, growth=4, depth=1, coeff=0.8, map_size=size, context_features=context)
     return conditioned(net)
 
 
@@ -79,9 +78,7 @@ def multiscale() -> Multiscale:
     return Multiscale(
         scales=[
             Chain([Squeeze(2), actnorm(4, 2, 2)]),
-            Monotone(
-                DenseNet(2, growth=4, depth=1, coeff=0.8, map_size=(2, 2)),
-            ),
+            Monotone(conv(2, 2)),
         ],
         shapes=[(4, 2, 2), (2, 2, 2)],
         priors=[randomized(SplitPrior.convolutional(2, 2, 3))],
@@ -108,14 +105,14 @@ CASES = [
     Case("residual-1d", lambda: Residual(dense(1)), (1,)),
     Case("residual-2d", lambda: Residual(dense(2)), (2,)),
     Case("residual-feedforward", lambda: Residual(feedforward(5)), (5,)),
-    Case("residual-image", lambda: Residual(conv(2)), (2, 3, 3)),
+    Case("residual-image", lambda: Residual(conv(2, 3)), (2, 3, 3)),
     Case("residual-context", lambda: Residual(dense(3, 2)), (3,), (2,)),
     Case("inverse-residual-2d", lambda: inverse_residual(dense(2)), (2,)),
     Case("monotone-1d", lambda: Monotone(dense(1)), (1,)),
     Case("monotone-2d", lambda: Monotone(dense(2)), (2,)),
     Case("monotone-5d", lambda: Monotone(feedforward(5)), (5,)),
     Case("monotone-context", lambda: Monotone(dense(2, 3)), (2,), (3,)),
-    Case("monotone-image-context", lambda: Monotone(conv(1, 2)), (1, 3, 3), (2, 3, 3)),
+    Case("monotone-image-context", lambda: Monotone(conv(1, 2, context=2)), (1, 2, 2), (2, 2, 2)),
     Case("implicit-2d", lambda: Implicit(dense(2), feedforward(2)), (2,)),
     Case("implicit-6d", lambda: Implicit(feedforward(6), dense(6)), (6,)),
     Case("implicit-context", lambda: Implicit(dense(2, 3), dense(2, 3)), (2,), (3,)),

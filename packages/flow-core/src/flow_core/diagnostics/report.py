@@ -122,8 +122,8 @@ def diagnose(
         transform=transform,
         inverse=inverse,
         bounds=bounds,
-        stretch=math.prod(bound.transform for bound in bounds.values()),
-        inverse_stretch=math.prod(bound.inverse for bound in bounds.values()),
+        stretch=math.prod((bound.transform for bound in bounds.values()), start=1.0),
+        inverse_stretch=math.prod((bound.inverse for bound in bounds.values()), start=1.0),
         log_det=check,
         failures=tuple(failures),
     )
