@@ -23,7 +23,8 @@ class DenseMap:
         return self.linearize(w).value
 
     def linearize(self, w: Tensor) -> "DenseLinearization":
-        h, slopes = w, list[Tensor]()
+        h = w
+        slopes: list[Tensor] = []
         for weight, bias in zip(self.weights[:-1], self.biases, strict=True):
             a = torch.tanh(_apply(weight, h) + bias.view(-1, *[1] * (w.ndim - 2)))
             slopes.append(1 - a.square())

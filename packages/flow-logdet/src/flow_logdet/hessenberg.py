@@ -10,7 +10,6 @@ matrix needs one vector operation per column, done for all samples and nodes at 
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +19,21 @@ from torch import Tensor
 from flow_logdet.kinds import Kind
 
 NODES = 32
+
+
+def _rule() -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
+    """Nodes and weights on [0, 1] after t = 1 - u³.
+
+    The substitution keeps the poles t = 1/|z|, which approach 1 as ‖J‖ does, away from the nodes.
+    """
+    x, w = np.polynomial.legendre.leggauss(NODES)
+    u = torch.from_numpy((x + 1) / 2)
+    return 1 - u**3, 1.5 * torch.from_numpy(w) * u**2
+
+
+_NODES, _WEIGHTS = _rule()
+# The last time, t = 1, is no node: it gives the derivative.
+_TIMES = torch.cat([_NODES, torch.ones_like(_NODES[:1])])
 
 
 @dataclass(frozen=True)
@@ -49,9 +63,7 @@ def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -
         kind: Which f.
     """
     hessenberg = hessenberg.double()
-    nodes, weights = _rule(hessenberg.device)
-    # One more node at t = 1 gives the derivative.
-    times = torch.cat([nodes, nodes.new_ones(1)])
+    times, weights = _TIMES.to(hessenberg.device), _WEIGHTS.to(hessenberg.device)
     function = derivative = torch.zeros_like(hessenberg[..., 0])
     remainder = function[:, 0]
     for s, c in kind.pairs:
@@ -101,17 +113,3 @@ def _column(
     column = scale * hessenberg[..., : k + 1, k]
     column[..., k] += 1
     return column
-
-
-@cache
-def _rule(device: torch.device) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " nodes"]]:
-    """Nodes and weights on [0, 1] after t = 1 - u³.
-
-    The substitution keeps the poles t = 1/|z|, which approach 1 as ‖J‖ does, away from the nodes.
-    """
-    x, w = np.polynomial.legendre.leggauss(NODES)
-    u = (x + 1) / 2
-    return (
-        torch.tensor(1 - u**3, dtype=torch.float64, device=device),
-        torch.tensor(1.5 * w * u**2, dtype=torch.float64, device=device),
-    )
