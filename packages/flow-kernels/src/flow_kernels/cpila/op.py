@@ -87,7 +87,8 @@ class _Pullback(Function):
         x, *cotangents = ctx.saved_tensors
         (grad,) = grad_outputs
         order, count = ctx.order + 1, len(cotangents)
-        along_x, grads = None, (None,) * count
+        along_x: Tensor | None = None
+        grads: Grads = (None,) * count
         if ctx.needs_input_grad[0]:
             along_x = grad * _pull(x, ctx.dim, order, *cotangents)
         if any(ctx.needs_input_grad[3:]):
