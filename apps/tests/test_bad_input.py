@@ -14,7 +14,10 @@ from torch import Tensor
 
 Cli = Callable[..., Any]
 
-TOY = ("--batch-size", 20, "--set", "blocks=1", "--set", "growth=4", "--set", "test_size=50")
+TOY = (
+    *("--batch-size", 20, "--set", "blocks=1", "--set", "growth=4", "--set", "test_size=50"),
+    *("--set", "compile=false"),
+)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -163,16 +166,27 @@ def flip(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
 
 
+def truncate(content: bytes) -> bytes:
+    return content[:-10]
+
+
+def empty(_content: bytes) -> bytes:
+    return b""
+
+
+def foreign(_content: bytes) -> bytes:
+    return pickle.dumps({"step": 1})
+
+
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
         (flip, "SHA-256"),
-        (lambda content: content[:-10], "SHA-256"),
-        (lambda _: b"", "not a checkpoint"),
-        (lambda _: pickle.dumps({"step": 1}), "not a checkpoint"),
+        (truncate, "SHA-256"),
+        (empty, "not a checkpoint"),
+        (foreign, "not a checkpoint"),
     ],
-    ids=["bit flip", "truncation", "empty", "foreign pickle"],
 )
 def test_a_damaged_checkpoint_is_refused(
     cli: Cli, run: Path, command: str, damage: Callable[[bytes], bytes], word: str

@@ -19,12 +19,15 @@ from torch import Tensor
 Cli = Callable[..., Any]
 Child = Callable[..., int]
 
-TOY = ("--batch-size", 20, "--set", "blocks=2", "--set", "growth=4", "--set", "test_size=50")
+TOY = (
+    *("--batch-size", 20, "--set", "blocks=2", "--set", "growth=4", "--set", "test_size=50"),
+    *("--set", "compile=false"),
+)
 FIT = ("--batch-size", 20, "--set", "growth=4", "--set", "depth=1", "--set", "test_size=50")
 DIGITS = (
     *("--batch-size", 8, "--set", "scales=[1,1]", "--set", "growth=4", "--set", "depth=1"),
     *("--set", "dense_blocks=1", "--set", "dense_growth=4", "--set", "test_draws=1"),
-    *("--set", "test_batch_size=400"),
+    *("--set", "test_batch_size=400", "--set", "test_power_iterations=5"),
 )
 SUMMARY = {
     "steps",
@@ -43,7 +46,7 @@ def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests need not see all digits."""
 
     def few(digits: ImageSet) -> ImageSplits:
-        parts = [digits.select(torch.arange(40 * k, 40 * k + 40)) for k in range(3)]
+        parts = [digits.select(torch.arange(16 * k, 16 * k + 16)) for k in range(3)]
         return ImageSplits(*parts)
 
     monkeypatch.setattr("flow_apps.experiments.image.digits_splits", few)

@@ -16,7 +16,7 @@ _CELLS = 150
 
 def draw_density(flow: Flow, points: Float[Tensor, "count 2"], path: Path) -> None:
     """Data on the left, the density of the model on the right, on [-4, 4]²."""
-    figure = new_figure(8, 4)
+    figure = new_figure(8.0, 4.0)
     left, right = figure.subplots(1, 2)
     _histogram(left, points)
     left.set_title("data")
@@ -28,7 +28,7 @@ def draw_density(flow: Flow, points: Float[Tensor, "count 2"], path: Path) -> No
 
 def draw_points(points: Float[Tensor, "count 2"], path: Path) -> None:
     """A histogram of points on [-4, 4]²."""
-    figure = new_figure(4, 4)
+    figure = new_figure(4.0, 4.0)
     axes = figure.subplots()
     _histogram(axes, points)
     _plain(axes)

@@ -15,7 +15,7 @@ def draw_fit(
     path: Path,
 ) -> None:
     """A function and its fit above their difference, over a grid."""
-    figure = new_figure(6, 6)
+    figure = new_figure(6.0, 6.0)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     grid, wanted, got = (t.detach().double().flatten().cpu().numpy() for t in (x, target, fitted))
     above.plot(grid, wanted, color="black", linewidth=2.5, label="target")

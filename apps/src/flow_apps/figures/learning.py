@@ -15,7 +15,7 @@ def draw_learning_curve(metrics: Path, path: Path) -> None:
     unit = next((name for name in _UNITS if any(name in row for row in rows)), None)
     if unit is None:
         return
-    figure = new_figure(6, 4)
+    figure = new_figure(6.0, 4.0)
     axes = figure.subplots()
     for split in sorted({row["split"] for row in rows}):
         steps, values = _curve(rows, split, unit)

@@ -86,12 +86,12 @@ class StepClock:
         running = 0.0 if self._since is None else self._now()[0] - self._since[0]
         return self._warmup.wall + self._measured.wall + running
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, int | float]:
         """For a checkpoint."""
         spans = {"warmup": self._warmup, "measured": self._measured}
         return {f"{k}_{n}": v for k, span in spans.items() for n, v in vars(span).items()}
 
-    def load(self, state: dict[str, float]) -> None:
+    def load(self, state: dict[str, int | float]) -> None:
         """Go on from a checkpoint; the first steps of this process are left out again."""
         for name, span in (("warmup", self._warmup), ("measured", self._measured)):
             span.steps = int(state[f"{name}_steps"])

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from flow_apps.errors import ConfigError
 from flow_apps.training.files import write_atomic
@@ -14,6 +14,7 @@ from flow_apps.training.files import write_atomic
 Values = Mapping[str, object]
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Anything that takes numbers."""
 
