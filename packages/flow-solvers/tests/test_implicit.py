@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from flow_solvers import (
     Direct,
     FunctionMap,
     Gmres,
+    MapFunction,
     Newton,
     Picard,
     SolverError,
@@ -20,7 +21,7 @@ from flow_solvers import (
     resolvent,
 )
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import backward, gradcheck, gradgradcheck
 from torch.nn.functional import conv2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,12 +32,12 @@ TIGHT = Tolerance(rtol=1e-13)
 class Counted:
     """A function that counts how often it is evaluated."""
 
-    function: Callable[..., Tensor]
+    function: MapFunction
     calls: int = 0
 
     def __call__(self, w: Tensor, *tensors: Tensor) -> Tensor:
         self.calls += 1
-        return self.function(w, *tensors)
+        return cast("Callable[..., Tensor]", self.function)(w, *tensors)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -111,7 +112,7 @@ def test_third_derivative() -> None:
 def test_only_what_is_asked_for_gets_a_gradient() -> None:
     matrix, context = contraction(2), normal(3, 2, seed=2).requires_grad_()
     x = normal(3, 2)
-    resolvent(FunctionMap(sines, (matrix,), (context,)), x).value.sum().backward()
+    backward(resolvent(FunctionMap(sines, (matrix,), (context,)), x).value.sum())
     assert x.grad is None
     assert matrix.grad is None
     assert context.grad is not None
@@ -176,7 +177,7 @@ def test_a_backward_evaluates_once(dim: int) -> None:
     assert function.calls == before + 1
 
 
-class MatrixProducts(TorchDispatchMode):
+class MatrixProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
     """Counts the matrix products that are computed."""
 
     count = 0
@@ -194,7 +195,7 @@ def test_adjoint_products_compute_no_weight_gradients() -> None:
     for weight_gradient in (False, True):
         matrix = contraction(20).requires_grad_(weight_gradient)
         value = resolvent(FunctionMap(lambda w, m: torch.sin(w @ m.mT), (matrix,)), x).value
-        with MatrixProducts() as products:
+        with MatrixProducts() as products:  # type: ignore[no-untyped-call]  # as torch has it
             torch.autograd.grad(value.sum(), [x, matrix] if weight_gradient else [x])
         counts.append(products.count)
     assert counts[0] > 5
@@ -204,7 +205,7 @@ def test_adjoint_products_compute_no_weight_gradients() -> None:
 def test_the_global_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     matrix = contraction(20).requires_grad_()
-    resolvent(FunctionMap(lambda w, m: w @ m, (matrix,)), normal(3, 20)).value.sum().backward()
+    backward(resolvent(FunctionMap(lambda w, m: w @ m, (matrix,)), normal(3, 20)).value.sum())
     assert bool((torch.get_rng_state() == before).all())
 
 
@@ -214,7 +215,7 @@ def test_a_parameter_that_changes_before_backward_is_noticed() -> None:
     with torch.no_grad():
         matrix.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.sum().backward()
+        backward(value.sum())
 
 
 def test_autocast_changes_nothing() -> None:
@@ -238,7 +239,7 @@ def test_half_precision_is_raised_for_the_solve(half: torch.dtype) -> None:
     solution = resolvent(FunctionMap(lambda w, m: torch.sin(w @ m.mT), (matrix,)), x)
     assert solution.value.dtype == torch.float32
     assert float(solution.residual.max()) < 1e-5
-    solution.value.sum().backward()
+    backward(solution.value.sum())
     assert x.grad is not None
     assert matrix.grad is not None
     assert x.grad.dtype == matrix.grad.dtype == half
@@ -268,8 +269,8 @@ def test_a_failed_derivative_is_not_silent() -> None:
     bound = FunctionMap(lambda w: w @ matrix.mT)
     short = Gmres(budget=3)
     with pytest.raises(SolverError, match="derivative"):
-        resolvent(bound, x, adjoint=short).value.sum().backward()
-    resolvent(bound, x, adjoint=short, on_failure="return").value.sum().backward()
+        backward(resolvent(bound, x, adjoint=short).value.sum())
+    backward(resolvent(bound, x, adjoint=short, on_failure="return").value.sum())
     assert x.grad is not None
 
 
@@ -286,6 +287,6 @@ def test_a_nan_cotangent_stays_in_its_sample() -> None:
 def test_empty_batches_have_gradients() -> None:
     matrix = contraction(2).requires_grad_()
     x = normal(0, 2).requires_grad_()
-    resolvent(FunctionMap(lambda w, m: w @ m, (matrix,)), x).value.sum().backward()
+    backward(resolvent(FunctionMap(lambda w, m: w @ m, (matrix,)), x).value.sum())
     assert matrix.grad is not None
     assert float(matrix.grad.abs().sum()) == 0.0

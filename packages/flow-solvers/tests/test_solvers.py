@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import jaxtyping
 import pytest
@@ -10,6 +11,7 @@ from flow_solvers import (
     Broyden,
     Fallback,
     FunctionMap,
+    MapFunction,
     Newton,
     Picard,
     Solution,
@@ -35,12 +37,12 @@ SOLVERS: dict[str, Solver] = {
 class Counted:
     """A function that counts batched calls and samples."""
 
-    function: Callable[..., Tensor]
+    function: MapFunction
     batches: list[int] = field(default_factory=list)
 
     def __call__(self, w: Tensor, *tensors: Tensor) -> Tensor:
         self.batches.append(w.shape[0])
-        return self.function(w, *tensors)
+        return cast("Callable[..., Tensor]", self.function)(w, *tensors)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -48,14 +50,17 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
 
 
+def with_eigenvalues(values: Tensor) -> Tensor:
+    factors: tuple[Tensor, Tensor] = torch.linalg.qr(normal(values.numel(), values.numel(), seed=7))
+    basis = factors[0]
+    return basis @ torch.diag(values) @ basis.T
+
+
 def spectrum(kind: str, dim: int, norm: float) -> Tensor:
-    basis, _ = torch.linalg.qr(normal(dim, dim, seed=7))
     if kind == "symmetric":
-        values = torch.linspace(-1, 1, dim, dtype=torch.float64)
-        return norm * basis @ torch.diag(values) @ basis.mT
+        return norm * with_eigenvalues(torch.linspace(-1, 1, dim, dtype=torch.float64))
     if kind == "decaying":
-        values = -(0.8 ** torch.arange(dim, dtype=torch.float64))
-        return norm * basis @ torch.diag(values) @ basis.mT
+        return -norm * with_eigenvalues(0.8 ** torch.arange(dim, dtype=torch.float64))
     raw = normal(dim, dim, seed=8)
     raw = raw - raw.mT if kind == "skew" else raw
     size: Tensor = torch.linalg.matrix_norm(raw, 2)
@@ -63,11 +68,17 @@ def spectrum(kind: str, dim: int, norm: float) -> Tensor:
 
 
 def affine(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda w: w @ matrix.mT + 0.3
+    def function(w: Tensor) -> Tensor:
+        return w @ matrix.mT + 0.3
+
+    return function
 
 
 def sines(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda w: torch.sin(w @ matrix.mT + 0.3)
+    def function(w: Tensor) -> Tensor:
+        return torch.sin(w @ matrix.mT + 0.3)
+
+    return function
 
 
 def rms(tensor: Tensor) -> Tensor:

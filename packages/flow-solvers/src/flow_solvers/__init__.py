@@ -7,7 +7,7 @@ from flow_solvers.broyden import Broyden
 from flow_solvers.defaults import default_solver
 from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
-from flow_solvers.function_map import AutogradLinearization, FunctionMap
+from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
 from flow_solvers.implicit import OnFailure
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
@@ -33,6 +33,7 @@ __all__ = [
     "Index",
     "LinearSolution",
     "Linearization",
+    "MapFunction",
     "Newton",
     "OnFailure",
     "Operator",

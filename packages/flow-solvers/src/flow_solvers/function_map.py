@@ -1,7 +1,7 @@
 """Any callable as a bound map, linearized by autograd."""
 
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import cast, final
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,16 @@ from torch import Tensor
 
 from flow_solvers import samples
 from flow_solvers.maps import Index
+
+# The arities are spelled out for type checkers, which can then infer the arguments of a lambda.
+# Any further tensors are for a function of (w, *tensors).
+MapFunction = (
+    Callable[[Tensor], Tensor]
+    | Callable[[Tensor, Tensor], Tensor]
+    | Callable[[Tensor, Tensor, Tensor], Tensor]
+    | Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    | Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+)
 
 
 @final
@@ -26,11 +36,11 @@ class FunctionMap:
 
     def __init__(
         self,
-        function: Callable[..., Tensor],
+        function: MapFunction,
         tensors: Sequence[Tensor] = (),
         per_sample: Sequence[Tensor] = (),
     ) -> None:
-        self._function = function
+        self._function = cast("Callable[..., Tensor]", function)
         self._tensors = tuple(tensors)
         self._per_sample = tuple(per_sample)
 
@@ -59,7 +69,11 @@ class FunctionMap:
     def __neg__(self) -> "FunctionMap":
         """The map -G."""
         function = self._function
-        return type(self)(lambda *arguments: -function(*arguments), self._tensors, self._per_sample)
+
+        def opposite(*arguments: Tensor) -> Tensor:
+            return -function(*arguments)
+
+        return type(self)(opposite, self._tensors, self._per_sample)
 
 
 @final

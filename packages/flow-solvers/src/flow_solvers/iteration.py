@@ -156,14 +156,14 @@ class _Iteration:
             return
         self._accept_some(seen, better)
         if read:
-            self.finished = int(self.done.sum())
+            self.finished = int(self.done.count_nonzero())
 
     def _accept_all(self, seen: _Best, better: Bool[Tensor, " batch"]) -> bool:
         """The usual case, in which nothing has to be merged: every sample improved."""
-        solved, improved = torch.stack((seen.solved, better)).sum(dim=1).tolist()
-        if improved != better.numel():
+        if not bool(better.all()):
             return False
-        self.best, self.done, self.finished = seen, seen.solved, solved
+        self.best, self.done = seen, seen.solved
+        self.finished = int(seen.solved.count_nonzero())
         self.stale = self.reset = None
         return True
 

@@ -25,7 +25,7 @@ def solve_shifted(
 def _solve_two(
     jacobian: Float[Tensor, " batch 2 2"], rhs: Float[Tensor, " batch 2"]
 ) -> Float[Tensor, " batch 2"]:
-    a, b, c, d = jacobian.reshape(rhs.shape[0], 4).unbind(1)
+    (a, b), (c, d) = (row.unbind(1) for row in jacobian.unbind(1))
     p, q = rhs.unbind(1)
     a, d = a + 1, d + 1
     scale = torch.addcmul(a * d, b, c, value=-1).reciprocal_()
