@@ -1,6 +1,6 @@
 """Bijections made of bijections."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast, final
 
@@ -13,7 +13,7 @@ from flow_core.bijection import Bijection, Context
 
 
 @contextmanager
-def _located(name: str) -> Iterator[None]:
+def _located(name: str) -> Generator[None]:
     """Say in which child a solver failed."""
     try:
         yield
@@ -278,7 +278,7 @@ class Multiscale(Bijection):
         if y.ndim != 2 or y.shape[1] != sum(sizes):
             raise ValueError(f"expected shape (batch, {sum(sizes)}), got {tuple(y.shape)}")
         pieces = torch.split(y, sizes, dim=1)
-        return [p.unflatten(1, s) for p, s in zip(pieces, shapes, strict=True)]
+        return [p.reshape(-1, *s) for p, s in zip(pieces, shapes, strict=True)]
 
 
 def _zeros(x: Tensor) -> Tensor:

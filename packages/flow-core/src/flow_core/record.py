@@ -4,7 +4,7 @@ Nothing is stored in modules and nothing is synchronised until a report is read.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ _OPEN: ContextVar[tuple[Report, ...]] = ContextVar("flow_core.record", default=(
 
 
 @contextmanager
-def record(model: nn.Module | None = None) -> Iterator[Report]:
+def record(model: nn.Module | None = None) -> Generator[Report]:
     """Collect solver effort and log-determinant errors of every block used inside.
 
     Args:
@@ -111,7 +111,7 @@ def post_log_det(block: nn.Module, log_det: LogDet) -> None:
 
 def _detached(solution: Solution) -> Solution:
     """Keep the figures of a solve, not its graph or its value."""
-    empty = solution.value.detach().new_empty(0)
+    empty = solution.value.detach().new_empty(solution.value.shape[0], 0)
     return Solution(
         value=empty,
         residual=solution.residual.detach(),

@@ -1,6 +1,6 @@
 """What residual, implicit and monotone blocks share."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from math import prod
 
@@ -34,7 +34,8 @@ class FixedPointBlock(Bijection):
         try:
             solution = self.solve(bound, x)
         except SolverError as error:
-            post_solution(self, error.solution)
+            if error.solution is not None:
+                post_solution(self, error.solution)
             raise
         post_solution(self, solution)
         return solution.value
@@ -58,7 +59,7 @@ def full_precision(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def with_estimator(model: nn.Module, estimator: Estimator | None) -> Iterator[None]:
+def with_estimator(model: nn.Module, estimator: Estimator | None) -> Generator[None]:
     """Use an estimator in every block of `model` inside the context; None is the default one."""
     blocks = [m for m in model.modules() if isinstance(m, FixedPointBlock)]
     before = [block.estimator for block in blocks]

@@ -1,6 +1,6 @@
 """Contractions G: recipes (`LipschitzMap`) and what they bind to."""
 
-from flow_core.maps.compiled import compile_maps
+from flow_core.maps.compilation import compile_maps
 from flow_core.maps.dense import DenseBound, DenseLinearization, DenseNet
 from flow_core.maps.feedforward import FeedForwardBound, FeedForwardLinearization, FeedForwardNet
 from flow_core.maps.linearizations import FirstOrder, JacobianLinearization

@@ -4,13 +4,13 @@ Compilation is chosen from outside and for stated batch sizes, so that what runs
 from the configuration alone; every other batch size runs eager.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flow_core.maps.bound_activation import BoundActivation
 from flow_core.maps.dense_functions import dense_value, dense_value_and_jacobian, effective
@@ -48,20 +48,9 @@ class DenseFunctions:
 EAGER = DenseFunctions(dense_value, dense_value_and_jacobian, effective)
 
 
-def compile_maps(model: nn.Module, batch_sizes: Iterable[int]) -> None:
-    """Let Inductor fuse the evaluation of every dense net of `model` for these batch sizes.
-
-    First derivatives only: a second derivative through compiled code raises in torch. Needs a
-    C++ compiler on CPU; the first evaluation of each size compiles.
-    """
-    functions = _compiled(frozenset(batch_sizes))
-    for module in model.modules():
-        if isinstance(getattr(module, "functions", None), DenseFunctions):
-            module.functions = functions
-
-
 @cache
-def _compiled(batch_sizes: frozenset[int]) -> DenseFunctions:
+def compiled(batch_sizes: frozenset[int]) -> DenseFunctions:
+    """Evaluation by Inductor for these batch sizes, eager for all others."""
     return DenseFunctions(
         value=_for_sizes(dense_value, batch_sizes),
         value_and_jacobian=_for_sizes(dense_value_and_jacobian, batch_sizes),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,4 +29,4 @@ class Conditioner(nn.Module):
     def features(self, context: Float[Tensor, " batch *context"]) -> tuple[Tensor, ...]:
         """One shift per hidden layer."""
         shifts: Tensor = self.layer(context)
-        return shifts.split(self.widths, dim=1)
+        return torch.split(shifts, self.widths, dim=1)

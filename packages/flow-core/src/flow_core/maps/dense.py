@@ -45,7 +45,7 @@ class DenseBound:
 
     def linearize(
         self, w: Float[Tensor, " batch *shape"]
-    ) -> "DenseLinearization | JacobianLinearization[DenseBound]":
+    ) -> "DenseLinearization | JacobianLinearization":
         """G(w) and products with J; in small dimension the whole J at once."""
         if w.ndim == 2 and w.shape[1] <= SMALL_DIMENSION:
             value, jacobian = self.functions.value_and_jacobian(

@@ -28,7 +28,8 @@ def concatenation(logits: Float[Tensor, "depth 2"], bound: float) -> Float[Tenso
     ηᵢ = softplus(Kᵢ) + 0.1, normalised. Source: Perugachi-Diaz et al. 2021 (i-DenseNets), §3.2.
     """
     eta = torch.nn.functional.softplus(logits) + 0.1
-    return bound * eta / eta.norm(dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(eta, dim=1, keepdim=True)
+    return bound * eta / norm
 
 
 def effective(
@@ -111,7 +112,7 @@ def dense_vjp(
     g = affine_transpose(g, weights[-1])
     for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
         width = slope.shape[dim]
-        kept, written = g.split([g.shape[dim] - width, width], dim)
+        kept, written = torch.split(g, [g.shape[dim] - width, width], dim)
         ga = gather(slope * written, width // weight.shape[0], dim)
         g = kept + affine_transpose(ga, weight)
     return g
@@ -149,7 +150,7 @@ def _value_and_unit_rows(w: Float[Tensor, "batch dim"]) -> Float[Tensor, "dim ro
 def _layer_rows(
     h: Float[Tensor, "channels rows batch"], weight: Tensor, bias: Tensor
 ) -> tuple[Float[Tensor, "out batch"], Float[Tensor, "out dim batch"]]:
-    rows = (weight @ h.flatten(1)).unflatten(1, h.shape[1:])
+    rows = (weight @ h.flatten(1)).view(-1, *h.shape[1:])
     return rows[:, 0] + bias.unsqueeze(1), rows[:, 1:]
 
 

@@ -1,23 +1,20 @@
 """Linearizations that do not depend on the kind of net."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Generic, TypeVar
 
 import torch
 from flow_solvers import BoundMap, Index
 from jaxtyping import Float
 from torch import Tensor
 
-BoundT = TypeVar("BoundT", bound=BoundMap)
-
 
 @dataclass(frozen=True)
-class JacobianLinearization(Generic[BoundT]):
+class JacobianLinearization:
     """G at one point with its whole Jacobian, for vectors of small dimension."""
 
-    bound: BoundT
+    bound: BoundMap
     point: Float[Tensor, "batch dim"]
     value: Float[Tensor, "batch dim"]
     matrix: Float[Tensor, "batch dim dim"]
@@ -34,14 +31,10 @@ class JacobianLinearization(Generic[BoundT]):
         """J as a matrix per sample."""
         return self.matrix
 
-    def select(self, index: Index) -> "JacobianLinearization[BoundT]":
+    def select(self, index: Index) -> "JacobianLinearization":
         """The same linearization for a subset of the batch."""
-        return replace(
-            self,
-            bound=self.bound.select(index),
-            point=self.point[index],
-            value=self.value[index],
-            matrix=self.matrix[index],
+        return JacobianLinearization(
+            self.bound.select(index), self.point[index], self.value[index], self.matrix[index]
         )
 
 

@@ -1,7 +1,7 @@
 """The recipe for a map G with a Lipschitz constant below one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -53,19 +53,27 @@ class LipschitzMap(nn.Module, ABC):
             )
         return self.attach(self._held, context)
 
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Keep the effective weights of this moment until `release`, see `frozen`."""
+        self._held = self.bind_weights()
+
+    def release(self) -> None:
+        """Bind anew from the raw parameters."""
+        self._held = None
+
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Generator[None]:
     """Hold the effective weights of every map for a long inference loop.
 
     Inside, maps refuse to be used with gradients, and changes of parameters are not seen.
     """
     maps = [m for m in model.modules() if isinstance(m, LipschitzMap)]
-    with torch.no_grad():
-        for m in maps:
-            m._held = m.bind_weights()
     try:
+        for m in maps:
+            m.hold()
         yield
     finally:
         for m in maps:
-            m._held = None
+            m.release()
