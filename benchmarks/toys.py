@@ -1,0 +1,204 @@
+"""Where a training step of the 2-D toys spends its CPU time.
+
+    python benchmarks/toys.py [--quick] [--steps 500] [--density 2spirals] [--no-compile]
+                              [--threads 1] [--out FILE]
+
+The recipe of the paper (batch 500, 10 blocks, Adam) with the objectives and the optimizer of the
+applications, monotone and i-DenseNet, eager and compiled. The variants take turns step by step, so
+that other load meets all of them alike; the first ten steps (compilation) are left out.
+
+`all` is CPU milliseconds per step, `first` and `last` its mean over the first and last tenth of
+the steps. The parts: `bind` makes effective weights, `solve` finds the fixed points, `log-det`
+linearizes and takes determinants, `adjoint` solves in the backward pass, `lipschitz` is
+`update_lipschitz`. `evaluations` are batched evaluations of G per solve, mean and largest.
+"""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
+from flow_apps.training import TrainingConfig
+from flow_apps.training.compilation import compile_objective
+from flow_apps.training.randomness import seed_step
+from flow_apps.training.state import adam
+from flow_core.blocks import Solve
+from flow_core.maps import DenseNet
+from flow_core.record import record
+from flow_logdet import Exact
+from flow_solvers import Direct
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.tables import Row, machine, parser, print_table, write_json
+
+ResultT = TypeVar("ResultT")
+
+WARMUP = 10
+PARTS = (
+    ("bind", DenseNet, "bind"),
+    ("solve", Solve, "__call__"),
+    ("log-det", Exact, "linearize"),
+    ("log-det", Exact, "log_det"),
+    ("adjoint", Direct, "solve"),
+)
+
+
+class Stopwatch:
+    """CPU seconds by name; what runs inside another part counts for the inner one only."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._open: list[str] = []
+        self._since = time.process_time()
+
+    @contextmanager
+    def part(self, name: str) -> Generator[None, None, None]:
+        """Count what happens inside for `name`."""
+        self._switch()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._open.pop()
+
+    def timed(self, name: str, function: Callable[..., ResultT]) -> Callable[..., ResultT]:
+        """The function, counted for `name`."""
+
+        def run(*arguments: object, **keywords: object) -> ResultT:
+            with self.part(name):
+                return function(*arguments, **keywords)
+
+        return run
+
+    def _switch(self) -> None:
+        now = time.process_time()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+@contextmanager
+def parts_timed(watch: Stopwatch) -> Generator[None, None, None]:
+    """Count calls of the library's parts inside, for every model."""
+    originals = [(owner, method, getattr(owner, method)) for _, owner, method in PARTS]
+    for (name, owner, method), (_, _, function) in zip(PARTS, originals, strict=True):
+        setattr(owner, method, watch.timed(name, function))
+    try:
+        yield
+    finally:
+        for owner, method, function in originals:
+            setattr(owner, method, function)
+
+
+class Trainer:
+    """One variant: a step as the applications make it, with a stopwatch for every part."""
+
+    def __init__(self, config: Toy2dConfig, *, compiled: bool) -> None:
+        self.config = config
+        self.objective = Toy2dObjective(config)
+        self.optimizer = adam(self.objective, config.training)
+        self.watch = Stopwatch()
+        self.steps: list[float] = []
+        self.evaluations: list[float] = []
+        self.deepest = 0
+        self.compiled = compiled and compile_objective(
+            self.objective, config.training.batch_size, visible=True
+        )
+
+    def step(self, number: int) -> None:
+        """One training step."""
+        if number == WARMUP + 1:
+            self.watch.seconds.clear()
+        start = time.process_time()
+        with ExitStack() as stack:
+            stack.enter_context(parts_timed(self.watch))
+            report = stack.enter_context(record())
+            self._train(number)
+        if number > WARMUP:
+            self.steps.append(time.process_time() - start)
+        for block in report.summary().values():
+            self.evaluations.append(block.evaluations)
+            self.deepest = max(self.deepest, block.max_evaluations)
+
+    def _train(self, number: int) -> None:
+        seed_step(self.config.training.seed, number, 0, torch.device("cpu"))
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.watch.part("data"):
+            batch = self.objective.batch(number)
+        with self.watch.part("other forward"):
+            loss, _ = self.objective(batch)
+        with self.watch.part("other backward"):
+            torch.autograd.backward(loss)
+        with self.watch.part("optimizer"):
+            self.objective.before_optimizer_step(number)
+            self.optimizer.step()
+        with self.watch.part("lipschitz"):
+            self.objective.after_optimizer_step(number)
+
+    def row(self) -> Row:
+        """Milliseconds per step, parts, evaluations."""
+        tenth = max(1, len(self.steps) // 10)
+        row: dict[str, str | int | float] = {
+            "model": self.config.block,
+            "mode": "compiled" if self.compiled else "eager",
+            "all": _mean_ms(self.steps),
+            "first": _mean_ms(self.steps[:tenth]),
+            "last": _mean_ms(self.steps[-tenth:]),
+        }
+        names = [name for name, _, _ in PARTS]
+        for part in dict.fromkeys([*names, "other forward", "other backward"]):
+            row[part] = 1e3 * self.watch.seconds[part] / len(self.steps)
+        for part in ("optimizer", "lipschitz", "data"):
+            row[part] = 1e3 * self.watch.seconds[part] / len(self.steps)
+        mean = sum(self.evaluations) / max(1, len(self.evaluations))
+        return row | {"evaluations": f"{mean:.1f} / {self.deepest}"}
+
+
+def _mean_ms(seconds: list[float]) -> float:
+    return 1e3 * sum(seconds) / len(seconds)
+
+
+def variants(arguments: argparse.Namespace, steps: int) -> list[Trainer]:
+    """Both models, eager and compiled."""
+    trainers: list[Trainer] = []
+    training = TrainingConfig(iterations=steps, weight_decay=1e-5)
+    common = Toy2dConfig(density=arguments.density, training=training)
+    for config in (common, replace(common, block="residual", activation="clipswish")):
+        modes = (False,) if arguments.no_compile else (False, True)
+        trainers += [Trainer(config, compiled=compiled) for compiled in modes]
+    return trainers
+
+
+def main() -> None:
+    """Train everything in turns, print the table, write the JSON."""
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=500)
+    options.add_argument("--density", default="2spirals")
+    options.add_argument("--no-compile", action="store_true")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    steps = min(arguments.steps, 40) if arguments.quick else arguments.steps
+    if steps <= WARMUP:
+        raise SystemExit(f"expected more than {WARMUP} steps, got {steps}")
+    print(machine())
+    trainers = variants(arguments, steps)
+    for number in range(1, steps + 1):
+        for trainer in trainers:
+            trainer.step(number)
+    tables: dict[str, list[Row]] = {"CPU ms per step": [trainer.row() for trainer in trainers]}
+    for title, rows in tables.items():
+        print_table(title, rows)
+    write_json(arguments.out, tables)
+
+
+if __name__ == "__main__":
+    main()
