@@ -136,6 +136,7 @@ def test_damaged_checkpoints_are_kept_when_a_run_starts_again(
 ) -> None:
     folder = tmp_path / "run"
     make_engine(folder, iterations=20).run()
+    (folder / "summary.json").unlink()
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     assert make_engine(folder).run()
@@ -144,6 +145,16 @@ def test_damaged_checkpoints_are_kept_when_a_run_starts_again(
     assert "starting again" in message
     assert len(list((folder / "checkpoints").glob("*.damaged"))) == 2
     assert (folder / "metrics.damaged.jsonl").exists()
+
+
+def test_a_finished_run_does_not_start_again(make_engine: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    make_engine(folder, iterations=20).run()
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no valid checkpoint left"):
+        make_engine(folder, iterations=30)
+    assert (folder / "summary.json").exists()
 
 
 def test_resuming_goes_back_to_the_older_checkpoint(make_engine: Make, tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from flow_apps.errors import ConfigError
-from flow_apps.training.metrics import JsonLines, Tracker, cut_metrics, flatten, read_metrics
+from flow_apps.training.metrics import (
+    JsonLines,
+    TensorBoard,
+    Tracker,
+    cut_metrics,
+    flatten,
+    read_metrics,
+)
 
 
 def test_lines_are_json_even_with_nan(tmp_path: Path) -> None:
@@ -48,3 +56,16 @@ def test_a_tracker_gets_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(ConfigError, match="no_such_tracker is not installed"):
         Tracker("no_such_tracker", "project", "run", {})
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path, first_step=1)
+    board.log(3, "train", {"nats": 2.5, "solver": {"a": {"residual": 1e-7}}})
+    board.close()
+    again = TensorBoard(tmp_path, first_step=3)
+    again.log(3, "train", {"nats": 2.0})
+    again.close()
+    reader: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = reader.EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    assert [(event.step, event.value) for event in accumulator.Scalars("train/nats")] == [(3, 2.0)]

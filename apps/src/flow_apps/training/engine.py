@@ -91,8 +91,8 @@ class Engine:
         if not self.ranks.is_first:
             yield Reporter((), self.ranks, self.state.clock, self.state.step)
             return
-        first, trackers = self.state.step + 1, self.config.trackers
-        with open_loggers(self.folder.path, first_step=first, trackers=trackers) as loggers:
+        logging = open_loggers(self.folder.path, self.config, first_step=self.state.step + 1)
+        with logging as loggers:
             yield Reporter(loggers, self.ranks, self.state.clock, self.state.step)
 
     def _begin(self) -> None:

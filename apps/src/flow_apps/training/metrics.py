@@ -4,12 +4,15 @@ import contextlib
 import importlib
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from flow_apps.errors import ConfigError
+from flow_apps.training.config import TrainingConfig
 from flow_apps.training.files import write_atomic
+from flow_apps.training.overrides import to_json
+from flow_apps.training.tensorboard import EventFile
 
 Values = Mapping[str, object]
 
@@ -40,18 +43,16 @@ class TensorBoard:
     """Scalars for TensorBoard, nested names joined by slashes."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (takes a second)
-
-        self._writer = cast(Any, SummaryWriter)(str(folder), purge_step=first_step)
+        self._events = EventFile(folder, first_step)
 
     def log(self, step: int, split: str, values: Values) -> None:
         """Add every number as a scalar."""
-        for name, value in flatten(values).items():
-            self._writer.add_scalar(f"{split}/{name}", value, step)
+        named = {f"{split}/{name}": value for name, value in flatten(values).items()}
+        self._events.add_scalars(named, step)
 
     def close(self) -> None:
-        """Write what is waiting."""
-        self._writer.close()
+        """Close the file."""
+        self._events.close()
 
 
 class Tracker:
@@ -78,15 +79,15 @@ class Tracker:
 
 @contextlib.contextmanager
 def open_loggers(
-    folder: Path, *, first_step: int, trackers: Sequence[str] = (), config: Values | None = None
+    folder: Path, config: TrainingConfig, *, first_step: int
 ) -> Generator[list[Logger], None, None]:
     """The loggers of a run folder, closed at the end."""
     with contextlib.ExitStack() as stack:
         board = TensorBoard(folder / "tensorboard", first_step)
         stack.callback(board.close)
         loggers: list[Logger] = [JsonLines(folder / "metrics.jsonl"), board]
-        for name in trackers:
-            tracker = Tracker(name, "flow-apps", folder.name, config or {})
+        for name in config.trackers:
+            tracker = Tracker(name, "flow-apps", folder.name, to_json(config))
             stack.callback(tracker.close)
             loggers.append(tracker)
         yield loggers
