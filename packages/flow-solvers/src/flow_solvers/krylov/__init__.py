@@ -3,5 +3,16 @@
 from flow_solvers.krylov.arnoldi import Arnoldi, Matvec, arnoldi
 from flow_solvers.krylov.golub_kahan import GolubKahan, golub_kahan
 from flow_solvers.krylov.lanczos import Lanczos, lanczos
+from flow_solvers.krylov.process import OrthonormalRows, unit
 
-__all__ = ["Arnoldi", "GolubKahan", "Lanczos", "Matvec", "arnoldi", "golub_kahan", "lanczos"]
+__all__ = [
+    "Arnoldi",
+    "GolubKahan",
+    "Lanczos",
+    "Matvec",
+    "OrthonormalRows",
+    "arnoldi",
+    "golub_kahan",
+    "lanczos",
+    "unit",
+]
