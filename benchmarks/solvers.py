@@ -174,31 +174,36 @@ def relative(difference: Tensor, to: Tensor) -> Tensor:
     return ratio
 
 
-def quality(residual: Tensor) -> dict[str, float | int]:
+def quality(residual: Tensor) -> dict[str, str | int | float]:
     """The worst sample, and how many miss the tolerance."""
     missed = int((~(residual <= MISSED)).sum())
     worst = float("nan") if bool(residual.isnan().any()) else float(residual.max())
     return {"residual": worst, "missed": missed}
 
 
-def cost(count: Count, batch: int) -> dict[str, float | int]:
+def cost(count: Count, batch: int) -> dict[str, str | int | float]:
     """Depth and work."""
     return {"calls": count.calls, "per sample": count.rows / batch}
 
 
 def forward_rows(name: str, block: Block, rounds: int) -> list[Row]:
     """One row per solver."""
+    values: dict[str, Tensor] = {}
+    counts: dict[str, Count] = {}
+
+    def run(method: str, solve: Forward) -> None:
+        counts[method] = Count()
+        values[method] = solve(CountedMap(block.bound, counts[method]), block.rhs)
+
     methods = forward_methods(block.dim)
-    rows: dict[str, dict[str, str | int | float]] = {}
-    for method, solve in methods.items():
-        counted = CountedMap(block.bound)
-        value = solve(counted, block.rhs)
-        rows[method] = {"block": name, "solver": method, **cost(counted.count, len(value))}
-        rows[method] |= quality(forward_residual(block, value))
-    calls = {m: partial(solve, block.bound, block.rhs) for m, solve in methods.items()}
-    for method, milliseconds in cpu_milliseconds(calls, rounds).items():
-        rows[method]["CPU ms"] = milliseconds
-    return list(rows.values())
+    times = cpu_milliseconds({m: partial(run, m, s) for m, s in methods.items()}, rounds)
+    return [
+        {"block": name, "solver": method}
+        | cost(counts[method], len(block.rhs))
+        | quality(forward_residual(block, values[method]))
+        | {"CPU ms": times[method]}
+        for method in methods
+    ]
 
 
 class AdjointProblem:
@@ -213,27 +218,34 @@ class AdjointProblem:
         reference = Gmres(rtol=1e-12, budget=2000)
         self.solution = reference.solve(Adjoint(self.exact), self.g.double()).value
 
-    def row(self, solve: Pullback, scale: float) -> dict[str, str | int | float]:
-        """Cost and quality for the cotangent scale·g."""
+    def solve(self, solve: Pullback, scale: float) -> tuple[Tensor, Count]:
+        """The solution for the cotangent scale·g, divided by the scale, and its cost."""
         counted = CountedLinearization(self.linearization)
-        v = solve(counted, scale * self.g).double() / scale
+        return solve(counted, scale * self.g).double() / scale, counted.count
+
+    def row(self, v: Tensor, count: Count) -> dict[str, str | int | float]:
+        """Cost and quality of a solution."""
         g = self.g.double()
         residual = relative(g - v - self.exact.vjp(v), g)
-        error = relative(v - self.solution, self.solution)
-        result: dict[str, str | int | float] = {**cost(counted.count, len(v))}
-        return result | quality(residual) | {"error": float(error.max())}
+        error = float(relative(v - self.solution, self.solution).max())
+        return cost(count, len(v)) | quality(residual) | {"error": error}
 
 
 def adjoint_rows(name: str, block: Block, rounds: int) -> list[Row]:
     """One row per solver."""
     methods, problem = adjoint_methods(block.dim), AdjointProblem(block)
-    calls = {m: partial(s, problem.linearization, problem.g) for m, s in methods.items()}
-    rows: dict[str, dict[str, str | int | float]] = {}
-    for method, solve in methods.items():
-        rows[method] = {"block": name, "solver": method, **problem.row(solve, 1.0)}
-    for method, milliseconds in cpu_milliseconds(calls, rounds).items():
-        rows[method]["CPU ms"] = milliseconds
-    return list(rows.values())
+    results: dict[str, tuple[Tensor, Count]] = {}
+
+    def run(method: str, solve: Pullback) -> None:
+        results[method] = problem.solve(solve, 1.0)
+
+    times = cpu_milliseconds({m: partial(run, m, s) for m, s in methods.items()}, rounds)
+    return [
+        {"block": name, "solver": method}
+        | problem.row(*results[method])
+        | {"CPU ms": times[method]}
+        for method in methods
+    ]
 
 
 def scale_rows(name: str, block: Block) -> list[Row]:
@@ -243,7 +255,7 @@ def scale_rows(name: str, block: Block) -> list[Row]:
     for method, solve in adjoint_methods(block.dim).items():
         row: dict[str, str | int | float] = {"block": name, "solver": method}
         for scale in SCALES:
-            figures = problem.row(solve, scale)
+            figures = problem.row(*problem.solve(solve, scale))
             row[f"{scale:.0e}"] = f"{figures['calls']} @ {figures['residual']:.0e}"
         rows.append(row)
     return rows
@@ -270,6 +282,7 @@ def main() -> None:
         tables["forward"] += forward_rows(name, block, rounds)
         tables["adjoint"] += adjoint_rows(name, block, rounds)
         print(f"{name} done", file=sys.stderr, flush=True)
+        write_json(arguments.out, tables)
     for name in (PLANE[3], IMAGES[2]):
         tables["adjoint by scale"] += scale_rows(name, load_block(name))
     for title, rows in tables.items():

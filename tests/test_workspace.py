@@ -14,7 +14,8 @@ READMES = [ROOT / "README.md", *(p / "README.md" for p in [*PACKAGES, ROOT / "ap
 
 
 def _project(package: Path) -> dict[str, Any]:
-    return tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    return project
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: p.parent.name)
