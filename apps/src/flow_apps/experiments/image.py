@@ -84,7 +84,7 @@ class ImageConfig:
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            iterations=2000, batch_size=64, betas=(0.9, 0.99), gradient_clip=1.0, ema_decay=0.99
+            iterations=800, batch_size=64, betas=(0.9, 0.99), gradient_clip=1.0, ema_decay=0.98
         )
     )
 
