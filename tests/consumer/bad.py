@@ -3,7 +3,6 @@
 import torch
 from flow_core import Chain, DenseNet, Monotone
 from flow_solvers import Anderson, FunctionMap, resolvent
-from torch import Tensor
 
 block = Monotone(DenseNet(2))
 x = torch.zeros(3, 2)
@@ -19,4 +18,3 @@ resolvent(FunctionMap(torch.sin), x, Anderson())
 Chain([block]).transform(x, conditioning=x)
 # planted: wrong number of results
 y, first, second = block(x)
-print(log_det, y, first, second, Tensor)

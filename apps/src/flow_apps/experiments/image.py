@@ -61,6 +61,8 @@ class ImageConfig:
         dense_blocks: Blocks on the flattened image at the end.
         dense_growth: Features that their dense layers add.
         alpha: Of the logit transform.
+        validation_size: At most that many images, the first, tell during training how good it is.
+        test_size: At most that many test images, the first, are tested in the end.
         test_draws: Draws of the dequantisation noise in the final test.
         test_batch_size: Images at a time in tests.
         contraction: How Lipschitz constants are kept.
@@ -77,6 +79,8 @@ class ImageConfig:
     dense_blocks: int = 2
     dense_growth: int = 32
     alpha: float = 0.05
+    validation_size: int = 500
+    test_size: int = 10_000
     test_draws: int = 20
     test_batch_size: int = 200
     contraction: ContractionConfig = field(
@@ -89,8 +93,8 @@ class ImageConfig:
     )
 
     def __post_init__(self) -> None:
-        names = ("growth", "depth", "dense_growth", "test_draws", "test_batch_size")
-        for name in names:
+        sizes = ("validation_size", "test_size", "test_draws", "test_batch_size")
+        for name in ("growth", "depth", "dense_growth", *sizes):
             value = getattr(self, name)
             require(value > 0, f"{name}: expected a positive integer, got {value}")
         dense = self.dense_blocks
@@ -241,11 +245,12 @@ class ImageObjective(DensityObjective):
 
     def _part(self, split: str) -> ImageSet:
         parts = {
-            "train": self.images.train,
-            "validation": self.images.validation,
-            "test": self.images.test,
+            "train": (self.images.train, len(self.images.train)),
+            "validation": (self.images.validation, self.config.validation_size),
+            "test": (self.images.test, self.config.test_size),
         }
-        return parts[split]
+        images, limit = parts[split]
+        return images.select(torch.arange(min(limit, len(images))))
 
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device

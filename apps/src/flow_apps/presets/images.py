@@ -7,13 +7,14 @@ from flow_apps.presets.preset import Preset
 from flow_apps.training import TrainingConfig
 
 _MNIST = TrainingConfig(
-    iterations=3000,
+    iterations=300,
     batch_size=64,
     betas=(0.9, 0.99),
-    warmup=100,
+    warmup=50,
     gradient_clip=1.0,
-    ema_decay=0.99,
-    evaluate_every=500,
+    ema_decay=0.98,
+    evaluate_every=100,
+    figures_every=100,
 )
 
 _MODELS: dict[str, tuple[Block, str]] = {
@@ -34,6 +35,8 @@ def _images() -> Iterator[Preset]:
             scales=(2, 2, 2),
             alpha=1e-6,
             dense_blocks=0,
+            validation_size=200,
+            test_size=1000,
             test_draws=1,
             training=_MNIST,
         )
