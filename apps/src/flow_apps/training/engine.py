@@ -260,21 +260,24 @@ class Engine:
     def _finish(self) -> None:
         """Test the final and the best weights, and write the summary."""
         with self._testing("test"):
-            results: dict[str, object] = {**self.objective.test(self.state.step)}
+            tested = self.objective.test(self.state.step)
+            results: dict[str, object] = {**tested}
             results |= self.objective.audit()
-        results |= self._test_best()
+        results |= self._test_best(tested)
         if self.ranks.is_first:
             summary = results | last_tests(self.folder) | self._costs()
             self.folder.write_summary(summary)
 
-    def _test_best(self) -> dict[str, object]:
-        """The result of the weights that were best on validation."""
+    def _test_best(self, last: dict[str, float]) -> dict[str, object]:
+        """The result of the weights that were best on validation, which may be the last."""
         if self.objective.selection is None or not math.isfinite(self.state.best):
             return {}
         best = load_checkpoint(self.folder.checkpoints.best, self.ranks.device)
-        with self._testing("test"):
-            load_tested_weights(self.objective, best)
-            values = self.objective.test(self.state.step)
+        values = last
+        if best["step"] != self.state.step:
+            with self._testing("test"):
+                load_tested_weights(self.objective, best)
+                values = self.objective.test(self.state.step)
         results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
         return results | {"best_step": int(best["step"])}
 
