@@ -278,7 +278,7 @@ class Multiscale(Bijection):
         if y.ndim != 2 or y.shape[1] != sum(sizes):
             raise ValueError(f"expected shape (batch, {sum(sizes)}), got {tuple(y.shape)}")
         pieces = torch.split(y, sizes, dim=1)
-        return [p.reshape(-1, *s) for p, s in zip(pieces, shapes, strict=True)]
+        return [p.reshape(len(y), *s) for p, s in zip(pieces, shapes, strict=True)]
 
 
 def _zeros(x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def _value_and_unit_rows(w: Float[Tensor, "batch dim"]) -> Float[Tensor, "dim ro
 def _layer_rows(
     h: Float[Tensor, "channels rows batch"], weight: Tensor, bias: Tensor
 ) -> tuple[Float[Tensor, "out batch"], Float[Tensor, "out dim batch"]]:
-    rows = (weight @ h.flatten(1)).view(-1, *h.shape[1:])
+    rows = (weight @ h.flatten(1)).view(weight.shape[0], *h.shape[1:])
     return rows[:, 0] + bias.unsqueeze(1), rows[:, 1:]
 
 
