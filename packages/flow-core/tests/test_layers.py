@@ -102,7 +102,7 @@ import torch.distributed as dist
 from flow_core.layers.statistics import channel_moments, true_on_all_ranks
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-x = torch.load(f"{folder}/x.pt")
+x = torch.load(f"{folder}/x.pt", weights_only=True)
 moments = channel_moments(x[:7] if rank == 0 else x[7:])
 agreed = [true_on_all_ranks(torch.tensor([True, value])) for value in (True, rank == 0)]
 torch.save((*moments, torch.tensor(agreed)), f"{folder}/{rank}.pt")
@@ -118,7 +118,7 @@ def test_moments_of_two_unequal_ranks_are_those_of_one_process(tmp_path: Path) -
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     rows = x.transpose(0, 1).flatten(1)
     for rank in range(2):
-        mean, variance, agreed = torch.load(tmp_path / f"{rank}.pt")
+        mean, variance, agreed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.allclose(mean, rows.mean(1), rtol=1e-12)
         assert torch.allclose(variance, rows.var(1), rtol=1e-12)
         assert agreed.tolist() == [True, False]
