@@ -14,7 +14,8 @@ import torch
 from flow_core.lipschitz import make_activation
 from flow_core.maps import DenseBound
 from flow_core.maps.bound_activation import bind_activation
-from flow_core.maps.dense_functions import fold
+from flow_core.maps.dense_functions import input_scales
+from flow_core.maps.operators import scale_inputs
 from flow_solvers import resolvent
 from torch import Tensor
 
@@ -71,10 +72,13 @@ def load_block(name: str) -> Block:
     if name not in (*PLANE, *IMAGES):
         raise ValueError(f"expected one of {', '.join((*PLANE, *IMAGES))}; got {name!r}")
     weights = [_array(f"{name}.{layer}.weight") for layer in _LAYERS]
+    scales = input_scales([w.shape[1] for w in weights], _array(f"{name}.eta").unsqueeze(0))
+    stacks = [scale_inputs(w.unsqueeze(0), s) for w, s in zip(weights, scales, strict=True)]
     activation = bind_activation(make_activation("cpila"))
     bound = DenseBound(
-        weights=fold(weights, _array(f"{name}.eta")),
+        weights=tuple(stack[0] for stack in stacks),
         biases=tuple(_array(f"{name}.{layer}.bias") for layer in _LAYERS),
+        features=(),
         activations=(activation,) * (len(_LAYERS) - 1),
     )
     return Block(bound, 2**0.5 * _array(f"{name}.input"))

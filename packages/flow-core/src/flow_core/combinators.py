@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, Context
+from flow_core.maps.together import bound_together
 
 
 @contextmanager
@@ -44,16 +45,18 @@ class Chain(Bijection):
 
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """Apply every layer, first to last."""
-        for name, layer in self._named():
-            with _located(name):
-                x = layer.transform(x, context=context)
+        with bound_together(self):
+            for name, layer in self._named():
+                with _located(name):
+                    x = layer.transform(x, context=context)
         return x
 
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """Undo every layer, last to first."""
-        for name, layer in reversed(self._named()):
-            with _located(name):
-                y = layer.inverse(y, context=context)
+        with bound_together(self):
+            for name, layer in reversed(self._named()):
+                with _located(name):
+                    y = layer.inverse(y, context=context)
         return y
 
     def transform_and_log_det(
@@ -61,10 +64,11 @@ class Chain(Bijection):
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """Apply every layer and add up the log-determinants."""
         log_det = _zeros(x)
-        for name, layer in self._named():
-            with _located(name):
-                x, term = layer(x, context=context)
-            log_det = log_det + term
+        with bound_together(self):
+            for name, layer in self._named():
+                with _located(name):
+                    x, term = layer(x, context=context)
+                log_det = log_det + term
         return x, log_det
 
     def inverse_and_log_det(
@@ -72,10 +76,11 @@ class Chain(Bijection):
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """Undo every layer and add up the log-determinants of the inverses."""
         log_det = _zeros(y)
-        for name, layer in reversed(self._named()):
-            with _located(name):
-                y, term = layer.inverse_and_log_det(y, context=context)
-            log_det = log_det + term
+        with bound_together(self):
+            for name, layer in reversed(self._named()):
+                with _located(name):
+                    y, term = layer.inverse_and_log_det(y, context=context)
+                log_det = log_det + term
         return y, log_det
 
     def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:

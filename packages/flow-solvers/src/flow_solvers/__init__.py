@@ -11,15 +11,24 @@ from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFun
 from flow_solvers.gmres import Gmres, gmres
 from flow_solvers.implicit import OnFailure
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
-from flow_solvers.maps import BoundMap, Index, Linearization
+from flow_solvers.maps import (
+    BoundMap,
+    FusedMap,
+    Index,
+    Linearization,
+    PureFunction,
+    PureMap,
+)
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
 from flow_solvers.resolvent import fixed_point, resolvent
+from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
 
 __all__ = [
+    "SMALL_DIMENSION",
     "Adjoint",
     "AdjointSolver",
     "Anderson",
@@ -29,6 +38,7 @@ __all__ = [
     "Direct",
     "Fallback",
     "FunctionMap",
+    "FusedMap",
     "Gmres",
     "Index",
     "LinearSolution",
@@ -38,6 +48,8 @@ __all__ = [
     "OnFailure",
     "Operator",
     "Picard",
+    "PureFunction",
+    "PureMap",
     "Solution",
     "Solver",
     "SolverError",

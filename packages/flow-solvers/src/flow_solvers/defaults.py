@@ -5,9 +5,9 @@ from flow_solvers.broyden import Broyden
 from flow_solvers.fallback import Fallback
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
+from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solver import Solver
 
-_NEWTON_UP_TO = 4
 _BROYDEN_UP_TO = 16
 
 
@@ -21,7 +21,7 @@ def default_solver(dim: int, lipschitz: float | None = None) -> Solver:
     """
     safe = Picard(damping=0.5, lipschitz=lipschitz)
     broyden = Broyden(memory=max(2 * dim, 10))
-    if dim <= _NEWTON_UP_TO:
+    if dim <= SMALL_DIMENSION:
         return Fallback((Newton(), broyden, safe))
     if dim <= _BROYDEN_UP_TO:
         return Fallback((broyden, safe))

@@ -1,17 +1,27 @@
 """Differentiation by the implicit function theorem, to any order."""
 # ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
-from flow_solvers.maps import BoundMap, Linearization
+from flow_solvers.descent import pull_root
+from flow_solvers.direct import Direct
+from flow_solvers.linear import (
+    Adjoint,
+    AdjointSolver,
+    LinearSolution,
+    Operator,
+    Tangent,
+    relative_tolerance,
+)
+from flow_solvers.maps import BoundMap, Linearization, fused
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
@@ -49,92 +59,144 @@ def solve_implicit(
     x: Float[Tensor, " batch *shape"],
     start: Float[Tensor, " batch *shape"],
     tensors: Sequence[Tensor],
-) -> tuple[Float[Tensor, " batch *shape"], Solution]:
+) -> Solution:
     """The solution of w + G(w) = x with gradients to x and to the tensors of G.
 
-    dL/dx = v and dL/dθ = -vᵀ ∂G/∂θ with (I + Jᵀ) v = dL/dw.
+    dL/dx = v and dL/dθ = -vᵀ ∂G/∂θ with (I + Jᵀ) v = dL/dw. Where the solver has the whole J at w,
+    it is differentiable too: as a function of x and θ, through w.
     """
     slot = _Slot(start)
-    value = cast("Tensor", _Root.apply(problem, slot, x, *tensors))
+    value, jacobian = cast("tuple[Tensor, Tensor | None]", _Root.apply(problem, slot, x, *tensors))
     assert slot.solution is not None
-    return value, slot.solution
+    linearization = None
+    if jacobian is not None:
+        whole = fused(problem.at(tensors), value)
+        assert whole is not None
+        linearization = whole.linearization(value, x - value, jacobian)
+    return replace(slot.solution, value=value, linearization=linearization)
 
 
 class _Root(torch.autograd.Function):
     @staticmethod
-    def forward(problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         del tensors
         with without_autocast(x):
-            slot.solution = problem.solver.solve(problem.bound, x, slot.start, problem.tolerance)
-        value = slot.solution.value
-        # A start that was a solution already must not leave as the same storage.
-        return value.clone() if value is slot.start else value
+            solution = problem.solver.solve(problem.bound, x, slot.start, problem.tolerance)
+        slot.solution, known = solution, solution.linearization
+        # A start that was a solution already must not leave as the same storage. And what the
+        # context keeps must not be an output, which would keep the context.
+        value = solution.value
+        value = value.clone() if value is slot.start else value.detach()
+        if known is None or fused(problem.bound, x) is None:
+            return value, None
+        return value, known.jacobian().detach()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         problem, slot, _, *tensors = inputs
-        ctx.problem, ctx.linearization = problem, slot.solution.linearization
-        ctx.save_for_backward(output, *tensors)
+        value, jacobian = output
+        ctx.problem = problem
+        ctx.known = slot.solution.linearization if jacobian is None else None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(value, jacobian, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        value, *tensors = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
-        problem: Problem = ctx.problem
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        value, jacobian, *tensors = ctx.saved_tensors
+        if cotangents == (None, None):
+            return (None, None, None, *(None for _ in tensors))
+        point = _Point(ctx.problem, value, jacobian, tensors, ctx.needs_input_grad[3:], ctx.known)
         with without_autocast(value):
-            if torch.is_grad_enabled():
-                solved, grads = _graphed(problem, value, cotangents[0], tensors, needed)
-            else:
-                solved, grads = _plain(
-                    problem,
-                    value,
-                    cotangents[0],
-                    tensors,
-                    needed,
-                    linearization=ctx.linearization,
-                )
+            solved, grads = point.pull_back(*cotangents)
         return (None, None, solved, *grads)
 
 
-def _plain(
-    problem: Problem,
-    value: Tensor,
-    cotangent: Tensor,
-    tensors: Sequence[Tensor],
-    needed: Sequence[bool],
-    *,
-    linearization: Linearization | None,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """First derivatives: one graph of G for the tensors, shared with the adjoint solve."""
-    leaves = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
-    bound = problem.at(leaves)
-    with torch.set_grad_enabled(any(needed)):
-        if linearization is None:
-            linearization = bound.linearize(value.detach())
-            image = linearization.value
-        else:
-            image = bound(value.detach()) if any(needed) else value
-    solved = _solve(problem, Adjoint(linearization), cotangent)
-    return solved, _pull_back(image, leaves, needed, -solved)
+# Torch would inspect the signature anew at every call.
+_Root.forward.__dict__["__signature__"] = inspect.signature(_Root.forward)
 
 
-def _graphed(
-    problem: Problem,
-    value: Tensor,
-    cotangent: Tensor,
-    tensors: Sequence[Tensor],
-    needed: Sequence[bool],
-) -> tuple[Tensor, list[Tensor | None]]:
-    """First derivatives that can be differentiated again.
+@dataclass(frozen=True)
+class _Point:
+    """A solution and everything that its derivatives depend on.
 
     `value` is the output of the node itself and depends on the tensors through it. Their aliases
     do not feed it: differentiating by an alias gives the partial derivative of G, and the graph
     behind the alias carries the second derivatives.
     """
-    solved = _solve_differentiably(problem, Adjoint, value, cotangent, tensors)
-    aliases = _aliases(tensors)
-    image = problem.at(aliases)(value) if any(needed) else value
-    return solved, _pull_back(image, aliases, needed, -solved)
+
+    problem: Problem
+    value: Tensor
+    jacobian: Tensor | None
+    tensors: Sequence[Tensor]
+    needed: Sequence[bool]
+    known: Linearization | None
+
+    def pull_back(
+        self, along: Tensor | None, along_jacobian: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradients by x and by the tensors."""
+        along = torch.zeros_like(self.value) if along is None else along
+        again = torch.is_grad_enabled()
+        whole = None if again else self._at_once(along, along_jacobian)
+        if whole is not None:
+            return whole
+        earlier: list[Tensor | None] = [None for _ in self.tensors]
+        if along_jacobian is not None:
+            by_point, earlier = self._pull_jacobian(along_jacobian)
+            along = along + by_point
+        solved, grads = self._graphed(along) if again else self._plain(along)
+        return solved, [_sum(*pair) for pair in zip(earlier, grads, strict=True)]
+
+    def _at_once(
+        self, along: Tensor, along_jacobian: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]] | None:
+        """First derivatives as one function of a fused map, if every system is solved."""
+        adjoint, jacobian = self.problem.adjoint, self.jacobian
+        if jacobian is None or not isinstance(adjoint, Direct) or not any(self.needed):
+            return None
+        bound = fused(self.problem.at(self.tensors), self.value)
+        assert bound is not None
+        rtol = relative_tolerance(adjoint.rtol, along)
+        results = bound.run(pull_root, self.value, jacobian, along, along_jacobian, rtol)
+        solved, failures, *grads = results
+        if bool(failures):
+            return None
+        return solved, [g if n else None for g, n in zip(grads, self.needed, strict=True)]
+
+    def _pull_jacobian(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradients of ⟨J, along⟩ by the point and by the tensors."""
+        inputs, needed = (self.value, *self.tensors), (True, *self.needed)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point, *tensors = _aliases(inputs) if again else _leaves(inputs, needed)
+            matrix = self.problem.at(tensors).linearize(point).jacobian()
+        by_point, *grads = _pull_back(matrix, [point, *tensors], needed, along)
+        assert by_point is not None
+        return by_point, grads
+
+    def _plain(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """First derivatives: one graph of G for the tensors, shared with the adjoint solve."""
+        linearization, point = self.known, self.value.detach()
+        leaves = _leaves(self.tensors, self.needed)
+        bound = self.problem.at(leaves)
+        with torch.set_grad_enabled(any(self.needed)):
+            if linearization is None:
+                linearization = bound.linearize(point)
+                image = linearization.value
+            else:
+                image = bound(point) if any(self.needed) else point
+        solved = _solve(self.problem, Adjoint(linearization), along)
+        return solved, _pull_back(image, leaves, self.needed, -solved)
+
+    def _graphed(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """First derivatives that can be differentiated again."""
+        problem, value = self.problem, self.value
+        solved = _solve_differentiably(problem, Adjoint, value, along, self.tensors)
+        aliases = _aliases(self.tensors)
+        image = problem.at(aliases)(value) if any(self.needed) else value
+        return solved, _pull_back(image, aliases, self.needed, -solved)
 
 
 class _LinearSolve(torch.autograd.Function):
@@ -181,11 +243,7 @@ def _curvature(
         return [None] * len(needed)
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        point, *tensors = (
-            _aliases(inputs)
-            if again
-            else [t.detach().requires_grad_(n) for t, n in zip(inputs, needed, strict=True)]
-        )
+        point, *tensors = _aliases(inputs) if again else _leaves(inputs, needed)
         product = problem.at(tensors).linearize(point).jvp(right)
     return _pull_back(product, [point, *tensors], needed, -left)
 
@@ -210,6 +268,16 @@ def _solve(problem: Problem, operator: Operator, rhs: Tensor) -> Tensor:
 
 def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.view_as(t) if t.requires_grad else t for t in tensors]
+
+
+def _leaves(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _pull_back(

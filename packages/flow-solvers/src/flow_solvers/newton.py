@@ -1,6 +1,6 @@
 """Newton's method for small dimensions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.descent import Descent
 from flow_solvers.iteration import Method, iterate
-from flow_solvers.maps import BoundMap, Index
+from flow_solvers.maps import BoundMap, Index, fused
 from flow_solvers.shifted import solve_shifted
 from flow_solvers.solution import Solution
 from flow_solvers.tolerance import Tolerance
@@ -30,6 +31,7 @@ class Newton:
     budget: int = 60
     patience: int = 4
 
+    @torch.no_grad()
     def solve(
         self,
         bound: BoundMap,
@@ -38,6 +40,25 @@ class Newton:
         tolerance: Tolerance,
     ) -> Solution:
         """Solve w + G(w) = x from `start`."""
+        whole = fused(bound, x)
+        if whole is None:
+            return self._looped(bound, x, start, tolerance)
+        descent = Descent(whole, x, start, tolerance, self.patience)
+        if descent.run(self.budget):
+            return descent.solution()
+        # Someone needs the loop that gives samples up; it begins with one more evaluation.
+        rest = replace(self, budget=self.budget - descent.calls)
+        solution = rest._looped(bound, x, descent.best.w, tolerance)
+        evaluations = solution.evaluations + descent.best.evaluations
+        return replace(solution, evaluations=evaluations, calls=solution.calls + descent.calls)
+
+    def _looped(
+        self,
+        bound: BoundMap,
+        x: Float[Tensor, " batch *shape"],
+        start: Float[Tensor, " batch *shape"],
+        tolerance: Tolerance,
+    ) -> Solution:
         return iterate(
             _NewtonMethod(),
             bound,

@@ -64,8 +64,8 @@ def resolvent(
         on_failure,
     )
     first = x.detach() if start is None else start.detach().to(x.dtype)
-    value, solution = solve_implicit(problem, x, first, tensors)
-    result = replace(solution, value=value, error_bound=_error_bound(solution, lipschitz))
+    solution = solve_implicit(problem, x, first, tensors)
+    result = replace(solution, error_bound=_error_bound(solution, lipschitz))
     if on_failure == "raise" and not solution.all_converged:
         raise SolverError("w + G(w) = x", solution.residual, solution.status, result)
     return result

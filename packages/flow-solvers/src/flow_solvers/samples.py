@@ -1,10 +1,14 @@
 """Operations that treat every sample of a batch on its own."""
 
 import math
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+# Up to here a sample's whole Jacobian costs little more than one product with it.
+SMALL_DIMENSION = 4
 
 
 def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
@@ -16,7 +20,11 @@ def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"
 
 def norm(tensor: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
     """Euclidean norm of every sample."""
-    result: Tensor = torch.linalg.vector_norm(flat(tensor), dim=1)
+    rows = flat(tensor)
+    if 1 < rows.shape[1] <= SMALL_DIMENSION:
+        # A reduction over a few neighbours costs ten times as much as passes over columns.
+        return reduce(torch.hypot, rows.unbind(1))
+    result: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return result
 
 

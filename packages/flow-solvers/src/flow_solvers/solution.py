@@ -35,7 +35,8 @@ class Solution:
         status: A `Status` per sample.
         error_bound: rms distance to the exact solution, residual/(1 - L), where L is certified.
         calls: Batched calls of G, the sequential depth of the solve.
-        linearization: G linearized at `value`, where the solver has it anyway.
+        linearization: G linearized at `value`, where the solver has it anyway; differentiable like
+            `value`, as a function of x and of the tensors of G.
     """
 
     value: Float[Tensor, " batch *shape"]

@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 from flow_logdet import Estimator, Kind, default_estimator
-from flow_solvers import BoundMap, Linearization, SolverError
+from flow_solvers import BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,9 +27,7 @@ class FixedPointBlock(Bijection):
         self.solve = Solve() if solve is None else solve
         self.estimator: Estimator | None = None
 
-    def _resolvent(
-        self, bound: BoundMap, x: Float[Tensor, " batch *shape"]
-    ) -> Float[Tensor, " batch *shape"]:
+    def _resolvent(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
         """The solution of w + G(w) = x, recorded."""
         try:
             solution = self.solve(bound, x)
@@ -38,7 +36,14 @@ class FixedPointBlock(Bijection):
                 post_solution(self, error.solution)
             raise
         post_solution(self, solution)
-        return solution.value
+        return solution
+
+    def _linearize(
+        self, estimator: Estimator, bound: BoundMap, solution: Solution
+    ) -> Linearization:
+        """G at a solution, where the solver may have linearized it already."""
+        known = solution.linearization
+        return estimator.linearize(bound, solution.value) if known is None else known
 
     def _estimator(self, x: Tensor) -> Estimator:
         if self.estimator is not None:

@@ -32,14 +32,14 @@ class Implicit(FixedPointBlock):
     ) -> Float[Tensor, " batch *shape"]:
         """The solution z of z + G_z(z) = x + G_x(x)."""
         x = full_precision(x)
-        return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x))
+        return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x)).value
 
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G_x(x) = y + G_z(y)."""
         y = full_precision(y)
-        return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y))
+        return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y)).value
 
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
@@ -57,7 +57,8 @@ class Implicit(FixedPointBlock):
         """Solve z + target(z) = x + source(x)."""
         estimator = self._estimator(x)
         at_x = estimator.linearize(source, x)
-        z = self._resolvent(target, x + at_x.value)
-        log_det: LogDet = log_det_difference(estimator, at_x, estimator.linearize(target, z))
+        solution = self._resolvent(target, x + at_x.value)
+        at_z = self._linearize(estimator, target, solution)
+        log_det: LogDet = log_det_difference(estimator, at_x, at_z)
         post_log_det(self, log_det)
-        return z, log_det.value
+        return solution.value, log_det.value

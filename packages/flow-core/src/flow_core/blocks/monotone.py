@@ -4,7 +4,7 @@ from math import sqrt
 from typing import final
 
 from flow_logdet import Kind
-from flow_solvers import BoundMap
+from flow_solvers import BoundMap, Solution
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,12 +52,12 @@ class Monotone(FixedPointBlock):
         """√2·w - y and log det(I + J(w)) - log det(I - J(w)), where w - G(w) = √2·y."""
         return self._cayley_and_log_det(-self.g.bind(context), full_precision(y))
 
-    def _cayley(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
-        w = self._resolvent(bound, SQRT2 * x)
-        return SQRT2 * w - x, w
+    def _cayley(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Solution]:
+        solution = self._resolvent(bound, SQRT2 * x)
+        return SQRT2 * solution.value - x, solution
 
     def _cayley_and_log_det(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, w = self._cayley(bound, x)
-        estimator = self._estimator(w)
-        linearization = estimator.linearize(bound, w)
+        y, solution = self._cayley(bound, x)
+        estimator = self._estimator(x)
+        linearization = self._linearize(estimator, bound, solution)
         return y, self._log_det(estimator, linearization, Kind.MONOTONE)

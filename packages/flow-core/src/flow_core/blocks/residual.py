@@ -36,7 +36,7 @@ class Residual(FixedPointBlock):
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G(x) = y."""
-        return self._resolvent(self.g.bind(context), full_precision(y))
+        return self._resolvent(self.g.bind(context), full_precision(y)).value
 
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
@@ -53,10 +53,10 @@ class Residual(FixedPointBlock):
         """The solution x of x + G(x) = y and -log det(I + J(x))."""
         y = full_precision(y)
         bound = self.g.bind(context)
-        x = self._resolvent(bound, y)
-        estimator = self._estimator(x)
-        linearization = estimator.linearize(bound, x)
-        return x, -self._log_det(estimator, linearization, Kind.RESIDUAL)
+        solution = self._resolvent(bound, y)
+        estimator = self._estimator(y)
+        linearization = self._linearize(estimator, bound, solution)
+        return solution.value, -self._log_det(estimator, linearization, Kind.RESIDUAL)
 
 
 def inverse_residual(g: LipschitzMap, solve: Solve | None = None) -> Invert:

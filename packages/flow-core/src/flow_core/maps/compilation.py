@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from flow_core.maps.compiled import compiled
 from flow_core.maps.dense import DenseNet
+from flow_core.maps.pure import inductor
 
 
 def compile_maps(model: nn.Module, batch_sizes: Iterable[int]) -> None:
@@ -14,7 +14,7 @@ def compile_maps(model: nn.Module, batch_sizes: Iterable[int]) -> None:
     First derivatives only: a second derivative through compiled code raises in torch. Needs a
     C++ compiler on CPU; the first evaluation of each size compiles.
     """
-    functions = compiled(frozenset(batch_sizes))
+    runner = inductor(frozenset(batch_sizes))
     for module in model.modules():
         if isinstance(module, DenseNet):
-            module.functions = functions
+            module.runner = runner

@@ -1,12 +1,12 @@
 """i-DenseNet maps: dense layers with a learnable weighted concatenation."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import cast, final
 
 import torch
-from flow_solvers import BoundMap, Index
+from flow_solvers import SMALL_DIMENSION, BoundMap, FusedMap, Index, PureFunction
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,48 +14,74 @@ from flow_core.bijection import Context
 from flow_core.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, make_activation
 from flow_core.lipschitz.activations import Activation
 from flow_core.maps.bound_activation import BoundActivation, bind_activation
-from flow_core.maps.compiled import EAGER, DenseFunctions
 from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.dense_functions import (
     concatenation,
     dense_jvp,
+    dense_value_and_jacobian,
     dense_value_and_slopes,
     dense_vjp,
+    effective,
 )
+from flow_core.maps.evaluation import evaluate_whole
 from flow_core.maps.linearizations import FirstOrder, JacobianLinearization, jacobian_by_products
 from flow_core.maps.lipschitz_map import LipschitzMap
 from flow_core.maps.operators import affine, bias_of, spread
-
-SMALL_DIMENSION = 4
+from flow_core.maps.pure import EAGER, DenseParts, Runner
 
 
 @dataclass(frozen=True)
-class DenseBound:
+class DenseBound(FusedMap):
     """A dense net with its effective weights: the concatenation is folded into them."""
 
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
     activations: tuple[BoundActivation, ...]
-    features: tuple[Tensor, ...] = ()
-    functions: DenseFunctions = EAGER
+    runner: Runner = EAGER
 
     def __call__(self, w: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """G(w)."""
-        return self.functions.value(w, self.weights, self.biases, self.features, self.activations)
+        return self.runner.value(w, self._parts())
 
     def linearize(
         self, w: Float[Tensor, " batch *shape"]
     ) -> "DenseLinearization | JacobianLinearization":
         """G(w) and products with J; in small dimension the whole J at once."""
         if w.ndim == 2 and w.shape[1] <= SMALL_DIMENSION:
-            value, jacobian = self.functions.value_and_jacobian(
-                w, self.weights, self.biases, self.features, self.activations
-            )
-            return JacobianLinearization(self, w, value, jacobian)
-        value, slopes = dense_value_and_slopes(
-            w, self.weights, self.biases, self.features, self.activations
-        )
-        return DenseLinearization(self, w, value, slopes)
+            whole = self.runner.compiles(w)
+            numbers = evaluate_whole(self, w) if whole else self.value_and_jacobian(w)
+            return JacobianLinearization(self, w, *numbers)
+        return DenseLinearization(self, w, *dense_value_and_slopes(w, *self._parts()))
+
+    def value_and_jacobian(
+        self, w: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim dim"]]:
+        """G(w) and J(w) with a graph, operation by operation."""
+        return dense_value_and_jacobian(w, *self._parts())
+
+    @property
+    def unroll(self) -> int:
+        """Evaluations that are worth making before anyone looks at their result."""
+        return self.runner.unroll
+
+    def run(
+        self, function: PureFunction, w: Float[Tensor, "batch dim"], *arguments: object
+    ) -> tuple[Tensor, ...]:
+        """`function(pure_map, w, *arguments)`, without a graph."""
+        return self.runner.run(function, self._parts(), w, arguments)
+
+    def linearization(
+        self,
+        point: Float[Tensor, "batch dim"],
+        value: Float[Tensor, "batch dim"],
+        jacobian: Float[Tensor, "batch dim dim"],
+    ) -> JacobianLinearization:
+        """The linearization that has these numbers."""
+        return JacobianLinearization(self, point, value, jacobian)
+
+    def _parts(self) -> DenseParts:
+        return DenseParts(self.weights, self.biases, self.features, self.activations)
 
     def select(self, index: Index) -> "DenseBound":
         """The map for a subset of the batch."""
@@ -63,21 +89,11 @@ class DenseBound:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Weights, biases, activation parameters, conditioner features."""
-        learned = tuple(t for a in self.activations for t in a.params)
-        return (*self.weights, *self.biases, *learned, *self.features)
+        return self._parts().flat()
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "DenseBound":
         """The same net with other tensors."""
-        queue = iter(tensors)
-        return replace(
-            self,
-            weights=tuple(next(queue) for _ in self.weights),
-            biases=tuple(next(queue) for _ in self.biases),
-            activations=tuple(
-                a.with_params([next(queue) for _ in a.params]) for a in self.activations
-            ),
-            features=tuple(next(queue) for _ in self.features),
-        )
+        return DenseBound(*self._parts().with_flat(tensors), runner=self.runner)
 
     def __neg__(self) -> "DenseBound":
         """The map -G: the last layer changes its sign."""
@@ -225,23 +241,39 @@ class DenseNet(LipschitzMap):
             if context_features is None
             else Conditioner(context_features, widths, spatial=map_size is not None)
         )
-        self.functions = EAGER
+        self.runner: Runner = EAGER
 
     def bind_weights(self) -> DenseBound:
         """Normalise the weights and fold the concatenation into them."""
-        layers = self._layers()
-        weights = self.functions.effective(
-            [layer.weight for layer in layers],
-            [layer.direction for layer in layers],
+        return self.bind_group([self])[0]
+
+    def binding_key(self) -> Hashable:
+        """Shapes, bounds, dtype and device."""
+        shapes = tuple(layer.weight.shape for layer in self._layers())
+        kind = self.concat.dtype, self.concat.device
+        return shapes, kind, self.coeff, self.concat_bound
+
+    def bind_group(self, maps: Sequence[LipschitzMap]) -> list[DenseBound]:
+        """Normalise the weights of equal nets and fold their concatenations in."""
+        nets = [cast(DenseNet, m) for m in maps]
+        columns = list(zip(*(net._layers() for net in nets), strict=True))
+        weights = effective(
+            [torch.stack([layer.weight for layer in column]) for column in columns],
+            [torch.stack([layer.direction for layer in column]) for column in columns],
             self.coeff,
-            self.concat,
+            torch.stack([net.concat for net in nets]),
             self.concat_bound,
         )
+        per_net = zip(*(stack.unbind() for stack in weights), strict=True)
+        return [net._bound(own) for net, own in zip(nets, per_net, strict=True)]
+
+    def _bound(self, weights: tuple[Tensor, ...]) -> DenseBound:
         return DenseBound(
             weights=weights,
-            biases=tuple(bias_of(layer) for layer in layers),
+            biases=tuple(bias_of(layer) for layer in self._layers()),
+            features=(),
             activations=tuple(bind_activation(a) for a in self._activations()),
-            functions=self.functions,
+            runner=self.runner,
         )
 
     def attach(self, bound: BoundMap, context: Context) -> BoundMap:

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.lipschitz.layer import effective_weight
 from flow_core.maps.bound_activation import BoundActivation
 from flow_core.maps.operators import (
     affine,
@@ -22,13 +21,15 @@ from flow_core.maps.operators import (
 )
 
 
-def concatenation(logits: Float[Tensor, "depth 2"], bound: float) -> Float[Tensor, "depth 2"]:
+def concatenation(
+    logits: Float[Tensor, "*nets depth 2"], bound: float
+) -> Float[Tensor, "*nets depth 2"]:
     """Weights of the learnable concatenation [η₁ h, η₂ φ], with η₁² + η₂² = bound².
 
     ηᵢ = softplus(Kᵢ) + 0.1, normalised. Source: Perugachi-Diaz et al. 2021 (i-DenseNets), §3.2.
     """
     eta = torch.nn.functional.softplus(logits) + 0.1
-    norm: Tensor = torch.linalg.vector_norm(eta, dim=1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(eta, dim=-1, keepdim=True)
     return bound * eta / norm
 
 
@@ -36,27 +37,38 @@ def effective(
     weights: Sequence[Tensor],
     directions: Sequence[Tensor],
     coeff: float,
-    logits: Float[Tensor, "depth 2"],
+    logits: Float[Tensor, "nets depth 2"],
     bound: float,
 ) -> tuple[Tensor, ...]:
-    """Normalised weights with the concatenation folded in."""
-    normalised = [effective_weight(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
-    return fold(normalised, concatenation(logits, bound))
+    """Normalised weights with the concatenation folded in, of several equal nets at once.
+
+    Every layer's weights and directions are stacked over the nets.
+    """
+    scales = input_scales([w.shape[2] for w in weights], concatenation(logits, bound))
+    divisors = [_divisor(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
+    factors = [s / d.unsqueeze(1) for s, d in zip(scales, divisors, strict=True)]
+    return tuple(scale_inputs(w, f) for w, f in zip(weights, factors, strict=True))
 
 
-def fold(weights: Sequence[Tensor], eta: Float[Tensor, "depth 2"]) -> tuple[Tensor, ...]:
-    """Move the concatenation weights into the columns of the layers that read them.
+def _divisor(weights: Tensor, directions: Tensor, coeff: float) -> Float[Tensor, " nets"]:
+    """max(1, σ/coeff) with σ = ⟨W, direction⟩."""
+    sigma = (weights * directions).flatten(1).sum(1)
+    return (sigma / coeff).clamp(min=1.0)
+
+
+def input_scales(
+    widths: Sequence[int], eta: Float[Tensor, "nets depth 2"]
+) -> list[Float[Tensor, "nets channels"]]:
+    """What the columns of each layer are multiplied with instead of concatenating scaled features.
 
     What layer j wrote reaches layer i scaled by η₂ⱼ Πⱼ﹤ₘ﹤ᵢ η₁ₘ, the input by Πₘ﹤ᵢ η₁ₘ.
     """
-    keep, write = eta.unbind(1)
-    scales = keep.new_ones(weights[0].shape[1])
-    folded = [weights[0]]
-    for i, weight in enumerate(weights[1:]):
-        written = weight.shape[1] - scales.shape[0]
-        scales = torch.cat([keep[i] * scales, write[i].expand(written)])
-        folded.append(scale_inputs(weight, scales))
-    return tuple(folded)
+    keep, write = torch.split(eta, 1, dim=2)
+    scales = [eta.new_ones(len(eta), widths[0])]
+    for i, width in enumerate(widths[1:]):
+        written = write[:, i].expand(-1, width - widths[i])
+        scales.append(torch.cat([keep[:, i] * scales[i], written], 1))
+    return scales
 
 
 def dense_value(

@@ -1,14 +1,18 @@
 """The recipe for a map G with a Lipschitz constant below one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from flow_solvers import BoundMap
 from torch import nn
 
 from flow_core.bijection import Context
+
+# What `bound_together` has bound, by map and grad mode.
+BOUND: ContextVar[Mapping[tuple[int, bool], BoundMap]] = ContextVar("BOUND", default={})  # noqa: B039
 
 
 class LipschitzMap(nn.Module, ABC):
@@ -25,6 +29,14 @@ class LipschitzMap(nn.Module, ABC):
     @abstractmethod
     def bind_weights(self) -> BoundMap:
         """G without a context, from the raw parameters, in the current grad mode."""
+
+    def binding_key(self) -> Hashable:
+        """Equal for maps of one type that `bind_group` can bind together."""
+        return id(self)
+
+    def bind_group(self, maps: "Sequence[LipschitzMap]") -> Sequence[BoundMap]:
+        """`bind_weights` of maps with the key of this one."""
+        return [m.bind_weights() for m in maps]
 
     @abstractmethod
     def attach(self, bound: BoundMap, context: Context) -> BoundMap:
@@ -45,13 +57,19 @@ class LipschitzMap(nn.Module, ABC):
             RuntimeError: If the map is held by `frozen` and gradients are switched on.
         """
         if self._held is None:
-            return self.attach(self.bind_weights(), context)
+            together = BOUND.get().get(binding(self))
+            return self.attach(self.bind_weights() if together is None else together, context)
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "expected torch.no_grad() inside frozen(model): the held weights carry no "
                 "gradient; leave frozen() to train"
             )
         return self.attach(self._held, context)
+
+    @property
+    def held(self) -> bool:
+        """Whether `frozen` holds the effective weights."""
+        return self._held is not None
 
     @torch.no_grad()
     def hold(self) -> None:
@@ -61,6 +79,11 @@ class LipschitzMap(nn.Module, ABC):
     def release(self) -> None:
         """Bind anew from the raw parameters."""
         self._held = None
+
+
+def binding(m: LipschitzMap) -> tuple[int, bool]:
+    """What a bound map is valid for: a map, and a grad mode."""
+    return id(m), torch.is_grad_enabled()
 
 
 @contextmanager

@@ -43,9 +43,9 @@ def bias_of(layer: LipschitzLayer) -> Tensor:
     return layer.bias
 
 
-def scale_inputs(weight: Tensor, scales: Tensor) -> Tensor:
-    """W diag(scales): one factor per input channel."""
-    return weight * scales.view(1, -1, *(1,) * (weight.ndim - 2))
+def scale_inputs(weights: Tensor, scales: Tensor) -> Tensor:
+    """W diag(scales) of stacked weights: one factor per net and input channel."""
+    return weights * scales.view(len(scales), 1, -1, *(1,) * (weights.ndim - 3))
 
 
 def spread(t: Tensor, expansion: int, dim: int) -> Tensor:

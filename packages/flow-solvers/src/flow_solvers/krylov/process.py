@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flow_solvers import samples
+
 # What is left of a vector after two passes, relative to its length before, when nothing was.
 _BREAKDOWN_EPS = 10
 _FIRST_CAPACITY = 8
@@ -15,7 +17,7 @@ def unit(vector: Float[Tensor, " batch dim"]) -> tuple[Tensor, Tensor]:
         vector.abs().amax(dim=1, keepdim=True) if vector.shape[1] else vector[:, :0].sum(1, True)
     )
     scaled = vector / torch.where(largest > 0, largest, 1)
-    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    length = samples.norm(scaled).unsqueeze(1)
     return scaled / torch.where(length > 0, length, 1), (length * largest).squeeze(1)
 
 

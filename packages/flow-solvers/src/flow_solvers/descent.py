@@ -1,0 +1,170 @@
+"""Newton's method for fused maps: every evaluation with all that follows from it is one function.
+
+Small problems spend their time in launching operations and in the loop around them. Here they are
+pure functions of tensors, which a map may compile as a whole, several evaluations at a time.
+"""
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flow_solvers import samples
+from flow_solvers.maps import FusedMap, PureMap
+from flow_solvers.shifted import solve_shifted
+from flow_solvers.solution import Solution, Status
+from flow_solvers.tolerance import Tolerance
+
+
+class Best(NamedTuple):
+    """The best iterate of every sample and how long ago it was found."""
+
+    w: Float[Tensor, " batch dim"]
+    residual: Float[Tensor, " batch dim"]
+    norm: Float[Tensor, " batch"]
+    unsolved: Bool[Tensor, " batch"]
+    stale: Int[Tensor, " batch"]
+    evaluations: Int[Tensor, " batch"]
+
+
+@final
+class Descent:
+    """Newton's method as long as no sample has to be given up.
+
+    Args:
+        bound: G.
+        x: Right-hand side.
+        start: First iterate.
+        tolerance: When a sample counts as solved.
+        patience: Evaluations without a better residual after which a sample is given up.
+
+    Attributes:
+        best: Every sample's best iterate.
+        calls: Batched evaluations so far.
+    """
+
+    def __init__(
+        self,
+        bound: FusedMap,
+        x: Float[Tensor, " batch dim"],
+        start: Float[Tensor, " batch dim"],
+        tolerance: Tolerance,
+        patience: int,
+    ) -> None:
+        self._bound, self._x, self._next = bound, x, start
+        floor = tolerance.atol * math.sqrt(x.shape[1]) + torch.finfo(x.dtype).tiny
+        self._limits = tolerance.relative(x.dtype), floor, patience
+        zeros = torch.zeros_like(x[:, 0], dtype=torch.int64)
+        norm = torch.full_like(x[:, 0], math.inf)
+        self.best = Best(start, x, norm, zeros == 0, zeros, zeros)
+        self.calls = 0
+
+    def run(self, budget: int) -> bool:
+        """Whether every sample was solved; else one was given up, or one evaluation is left."""
+        while self.calls + 1 < budget:
+            steps = min(self._bound.unroll, budget - 1 - self.calls)
+            self.calls += steps
+            results = self._bound.run(_descend, self._next, self._x, self.best, self._limits, steps)
+            self._next, self._value, self._jacobian, counts, *best = results
+            self.best = Best(*best)
+            unsolved, hopeless = counts.tolist()
+            if hopeless or not unsolved:
+                return not unsolved
+        return False
+
+    def solution(self) -> Solution:
+        """What was found, once `run` has said that all is solved."""
+        w, norm = self.best.w, self.best.norm
+        return Solution(
+            value=w,
+            residual=norm / math.sqrt(w.shape[1]),
+            evaluations=self.best.evaluations,
+            status=torch.full_like(self.best.stale, int(Status.CONVERGED)),
+            error_bound=None,
+            calls=self.calls,
+            linearization=self._bound.linearization(w, self._value, self._jacobian),
+        )
+
+
+def _descend(
+    pure: PureMap,
+    w: Float[Tensor, " batch dim"],
+    x: Float[Tensor, " batch dim"],
+    best: Best,
+    limits: tuple[float, float, int],
+    steps: int,
+) -> tuple[Tensor, ...]:
+    """Next iterate, G and J at the last one, how many are unsolved and hopeless, the best ones."""
+    ahead, value, jacobian = w, w, w
+    for _ in range(steps):
+        w = ahead
+        value, jacobian = pure.value_and_jacobian(w)
+        solved, best = _judge(w, value, x, best, limits)
+        step = w + solve_shifted(jacobian, best.residual)
+        ahead = torch.where((best.stale > 0).unsqueeze(1), best.w + best.residual, step)
+        ahead = torch.where(solved.unsqueeze(1), w, ahead)
+    hopeless = (best.stale >= limits[2]) | best.norm.isinf()
+    counts = torch.stack((best.unsolved.sum(), hopeless.sum()))
+    return ahead, value, jacobian, counts, *best
+
+
+def _judge(
+    w: Float[Tensor, " batch dim"],
+    value: Float[Tensor, " batch dim"],
+    x: Float[Tensor, " batch dim"],
+    best: Best,
+    limits: tuple[float, float, int],
+) -> tuple[Bool[Tensor, " batch"], Best]:
+    """Which samples are solved, and the best iterates now."""
+    rtol, floor, _ = limits
+    residual = x - w - value
+    norm = samples.norm(residual)
+    scale = samples.norm(x) + samples.norm(w) + samples.norm(value)
+    solved = norm < rtol * scale + floor
+    better = solved | (norm < best.norm)
+    keep = better.unsqueeze(1)
+    return solved, Best(
+        w=torch.where(keep, w, best.w),
+        residual=torch.where(keep, residual, best.residual),
+        norm=torch.where(better, norm, best.norm),
+        unsolved=solved.logical_not(),
+        stale=torch.where(better, 0, best.stale + 1),
+        evaluations=best.evaluations + best.unsolved,
+    )
+
+
+def pull_root(
+    pure: PureMap,
+    w: Float[Tensor, " batch dim"],
+    jacobian: Float[Tensor, " batch dim dim"],
+    along: Float[Tensor, " batch dim"],
+    along_jacobian: Float[Tensor, " batch dim dim"] | None,
+    rtol: float,
+) -> tuple[Tensor, ...]:
+    """Gradients of ⟨w, along⟩ + ⟨J(w), along_jacobian⟩ at w + G(w) = x, by x and the tensors.
+
+    With g = along + ∂⟨J, along_jacobian⟩/∂w and (I + Jᵀ) v = g they are v and
+    ∂⟨J, along_jacobian⟩/∂θ - vᵀ ∂G/∂θ. Between them, how many samples miss |g - v - Jᵀv| ≤
+    rtol·|g|.
+    """
+    direct: tuple[Tensor, ...] = ()
+    if along_jacobian is not None:
+        by_w, direct = pure.pull_jacobian(w, along_jacobian)
+        along = along + by_w
+    solved = solve_shifted(jacobian.mT, along)
+    solved = solved + solve_shifted(jacobian.mT, _adjoint_residual(jacobian, solved, along))
+    missed = samples.norm(_adjoint_residual(jacobian, solved, along))
+    failures = (missed <= rtol * samples.norm(along)).logical_not().sum()
+    _, through = pure.pull_value(w, -solved)
+    grads = [a + b for a, b in zip(direct, through, strict=True)] if direct else through
+    return solved, failures, *grads
+
+
+def _adjoint_residual(
+    jacobian: Float[Tensor, " batch dim dim"],
+    solved: Float[Tensor, " batch dim"],
+    along: Float[Tensor, " batch dim"],
+) -> Float[Tensor, " batch dim"]:
+    return along - solved - (jacobian * solved.unsqueeze(2)).sum(1)
