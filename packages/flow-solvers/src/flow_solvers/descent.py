@@ -29,6 +29,15 @@ class Best(NamedTuple):
     evaluations: Int[Tensor, " batch"]
 
 
+class Limits(NamedTuple):
+    """When a sample is solved, when it is given up, and evaluations until someone looks."""
+
+    rtol: float
+    floor: float
+    patience: int
+    steps: int
+
+
 @final
 class Descent:
     """Newton's method as long as no sample has to be given up.
@@ -55,7 +64,7 @@ class Descent:
     ) -> None:
         self._bound, self._x, self._next = bound, x, start
         floor = tolerance.atol * math.sqrt(x.shape[1]) + torch.finfo(x.dtype).tiny
-        self._limits = tolerance.relative(x.dtype), floor, patience
+        self._limits = Limits(tolerance.relative(x.dtype), floor, patience, bound.unroll)
         zeros = torch.zeros_like(x[:, 0], dtype=torch.int64)
         norm = torch.full_like(x[:, 0], math.inf)
         self.best = Best(start, x, norm, zeros == 0, zeros, zeros)
@@ -64,9 +73,10 @@ class Descent:
     def run(self, budget: int) -> bool:
         """Whether every sample was solved; else one was given up, or one evaluation is left."""
         while self.calls + 1 < budget:
-            steps = min(self._bound.unroll, budget - 1 - self.calls)
+            steps = 1 if self.calls else min(self._limits.steps, budget - 1)
             self.calls += steps
-            results = self._bound.run(_descend, self._next, self._x, self.best, self._limits, steps)
+            limits = self._limits._replace(steps=steps)
+            results = self._bound.run(_descend, self._next, self._x, self.best, limits)
             self._next, self._value, self._jacobian, counts, *best = results
             self.best = Best(*best)
             unsolved, hopeless = counts.tolist()
@@ -93,19 +103,18 @@ def _descend(
     w: Float[Tensor, " batch dim"],
     x: Float[Tensor, " batch dim"],
     best: Best,
-    limits: tuple[float, float, int],
-    steps: int,
+    limits: Limits,
 ) -> tuple[Tensor, ...]:
     """Next iterate, G and J at the last one, how many are unsolved and hopeless, the best ones."""
     ahead, value, jacobian = w, w, w
-    for _ in range(steps):
+    for _ in range(limits.steps):
         w = ahead
         value, jacobian = pure.value_and_jacobian(w)
         solved, best = _judge(w, value, x, best, limits)
         step = w + solve_shifted(jacobian, best.residual)
         ahead = torch.where((best.stale > 0).unsqueeze(1), best.w + best.residual, step)
         ahead = torch.where(solved.unsqueeze(1), w, ahead)
-    hopeless = (best.stale >= limits[2]) | best.norm.isinf()
+    hopeless = (best.stale >= limits.patience) | best.norm.isinf()
     counts = torch.stack((best.unsolved.sum(), hopeless.sum()))
     return ahead, value, jacobian, counts, *best
 
@@ -115,14 +124,13 @@ def _judge(
     value: Float[Tensor, " batch dim"],
     x: Float[Tensor, " batch dim"],
     best: Best,
-    limits: tuple[float, float, int],
+    limits: Limits,
 ) -> tuple[Bool[Tensor, " batch"], Best]:
     """Which samples are solved, and the best iterates now."""
-    rtol, floor, _ = limits
     residual = x - w - value
     norm = samples.norm(residual)
     scale = samples.norm(x) + samples.norm(w) + samples.norm(value)
-    solved = norm < rtol * scale + floor
+    solved = norm < limits.rtol * scale + limits.floor
     better = solved | (norm < best.norm)
     keep = better.unsqueeze(1)
     return solved, Best(
@@ -139,16 +147,15 @@ def pull_root(
     pure: PureMap,
     w: Float[Tensor, " batch dim"],
     jacobian: Float[Tensor, " batch dim dim"],
-    along: Float[Tensor, " batch dim"],
-    along_jacobian: Float[Tensor, " batch dim dim"] | None,
+    cotangents: tuple[Tensor, Tensor | None],
     rtol: float,
 ) -> tuple[Tensor, ...]:
-    """Gradients of ⟨w, along⟩ + ⟨J(w), along_jacobian⟩ at w + G(w) = x, by x and the tensors.
+    """Gradients of ⟨w, a⟩ + ⟨J(w), A⟩ at w + G(w) = x, by x and the tensors, for (a, A).
 
-    With g = along + ∂⟨J, along_jacobian⟩/∂w and (I + Jᵀ) v = g they are v and
-    ∂⟨J, along_jacobian⟩/∂θ - vᵀ ∂G/∂θ. Between them, how many samples miss |g - v - Jᵀv| ≤
-    rtol·|g|.
+    With g = a + ∂⟨J, A⟩/∂w and (I + Jᵀ) v = g they are v and ∂⟨J, A⟩/∂θ - vᵀ ∂G/∂θ. Between them
+    is the number of samples that miss |g - v - Jᵀv| ≤ rtol·|g|.
     """
+    along, along_jacobian = cotangents
     direct: tuple[Tensor, ...] = ()
     if along_jacobian is not None:
         by_w, direct = pure.pull_jacobian(w, along_jacobian)

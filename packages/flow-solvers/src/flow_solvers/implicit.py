@@ -83,7 +83,9 @@ class _Root(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         del tensors
         with without_autocast(x):
-            solution = problem.solver.solve(problem.bound, x, slot.start, problem.tolerance)
+            solution = problem.solver.solve(
+                problem.bound, x.detach(), slot.start, problem.tolerance
+            )
         slot.solution, known = solution, solution.linearization
         # A start that was a solution already must not leave as the same storage. And what the
         # context keeps must not be an output, which would keep the context.
@@ -159,7 +161,8 @@ class _Point:
         bound = fused(self.problem.at(self.tensors), self.value)
         assert bound is not None
         rtol = relative_tolerance(adjoint.rtol, along)
-        results = bound.run(pull_root, self.value, jacobian, along, along_jacobian, rtol)
+        cotangents = (along, along_jacobian)
+        results = bound.run(pull_root, self.value, jacobian.detach(), cotangents, rtol)
         solved, failures, *grads = results
         if bool(failures):
             return None

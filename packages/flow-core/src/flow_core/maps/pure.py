@@ -4,9 +4,10 @@ Compilation is chosen from outside and for stated batch sizes, so that what runs
 from the configuration alone; every other batch size runs eager.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
-from typing import NamedTuple, TypeAlias, final
+from types import FunctionType
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from flow_solvers import PureFunction
@@ -17,7 +18,7 @@ from flow_core.maps.bound_activation import BoundActivation
 from flow_core.maps.dense_functions import dense_value, dense_value_and_jacobian
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
-Evaluation: TypeAlias = Callable[..., Tensor] | Callable[..., Pair]
+Evaluation: TypeAlias = Callable[..., Tensor | Pair]
 Gradients: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
 
 
@@ -33,6 +34,10 @@ class DenseParts(NamedTuple):
         """Weights, biases, activation parameters, conditioner features."""
         learned = [t for a in self.activations for t in a.params]
         return (*self.weights, *self.biases, *learned, *self.features)
+
+    def detached(self) -> "DenseParts":
+        """The same net without graph; what is compiled is so for tensors of one kind only."""
+        return self.with_flat([t.detach() for t in self.flat()])
 
     def with_flat(self, tensors: Sequence[Tensor]) -> "DenseParts":
         """The same net with other tensors."""
@@ -128,7 +133,7 @@ class Runner:
             return _run(function, parts, w, arguments)
 
     def value(self, w: Tensor, parts: DenseParts) -> Tensor:
-        """G(w), with a graph."""
+        """G(w), differentiable."""
         return dense_value(w, *parts)
 
     def compiles(self, w: Tensor) -> bool:
@@ -143,8 +148,7 @@ class Inductor(Runner):
 
     def __init__(self, batch_sizes: frozenset[int]) -> None:
         self._sizes = batch_sizes
-        self._value = torch.compile(dense_value, fullgraph=True, dynamic=False)
-        self._run = torch.compile(_run, fullgraph=True, dynamic=False)
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     @property
     def unroll(self) -> int:
@@ -155,12 +159,29 @@ class Inductor(Runner):
         self, function: PureFunction, parts: DenseParts, w: Tensor, arguments: tuple[object, ...]
     ) -> tuple[Tensor, ...]:
         """`function(pure_map, w, *arguments)`, without a graph."""
+        if not self.compiles(w):
+            return super().run(function, parts, w, arguments)
+        fused = self._fused(_run, function, parts)
         with torch.no_grad():
-            return (self._run if self.compiles(w) else _run)(function, parts, w, arguments)
+            results: tuple[Tensor, ...] = fused(function, parts.detached(), w.detach(), arguments)
+        return results
 
     def value(self, w: Tensor, parts: DenseParts) -> Tensor:
-        """G(w), with a graph."""
-        return (self._value if self.compiles(w) else dense_value)(w, *parts)
+        """G(w), differentiable; compiled where no graph is wanted."""
+        if torch.is_grad_enabled() or not self.compiles(w):
+            return super().value(w, parts)
+        value: Tensor = self._fused(dense_value, dense_value, parts)(w.detach(), *parts.detached())
+        return value
+
+    def _fused(
+        self, body: Callable[..., Any], use: Callable[..., Any], parts: DenseParts
+    ) -> Callable[..., Any]:
+        """`body` compiled for one use and one architecture."""
+        shapes = [(t.shape, t.dtype) for t in parts.flat()]
+        key = (use, *shapes, *(type(a.activation) for a in parts.activations))
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(_own_code(body), fullgraph=True, dynamic=False)
+        return self._compiled[key]
 
     def compiles(self, w: Tensor) -> bool:
         """Whether this is compiled for such a batch."""
@@ -180,3 +201,13 @@ def _run(
     function: PureFunction, parts: DenseParts, w: Tensor, arguments: tuple[object, ...]
 ) -> tuple[Tensor, ...]:
     return function(PureDense(parts), w, *arguments)
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function with a code object of its own.
+
+    What is compiled hangs on the code object, and only so many variants may hang on one.
+    """
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    own.__kwdefaults__, own.__defaults__ = function.__kwdefaults__, function.__defaults__
+    return own

@@ -1,0 +1,241 @@
+"""Maps that run a whole solve as one function: same answers as the loop, same evaluations."""
+
+import gc
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+import torch
+from flow_solvers import (
+    BoundMap,
+    FunctionMap,
+    FusedMap,
+    Index,
+    Linearization,
+    Newton,
+    PureFunction,
+    Status,
+    Tolerance,
+    resolvent,
+)
+from torch import Tensor
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+TIGHT = Tolerance(rtol=1e-13)
+
+
+def function(w: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """A contraction whenever |matrix| < 1, however steep its curvature."""
+    return torch.sin(8 * (w @ matrix.mT + shift)) / 8
+
+
+@dataclass
+class Counter:
+    evaluations: int = 0
+
+
+@dataclass
+class Known:
+    """A linearization with the whole Jacobian."""
+
+    bound: BoundMap
+    point: Tensor
+    value: Tensor
+    matrix: Tensor
+
+    def jvp(self, tangent: Tensor) -> Tensor:
+        return (self.matrix * tangent.unsqueeze(-2)).sum(-1)
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        return (self.matrix * cotangent.unsqueeze(-1)).sum(-2)
+
+    def jacobian(self) -> Tensor:
+        return self.matrix
+
+    def select(self, index: Index) -> "Known":
+        chosen = self.bound.select(index)
+        return Known(chosen, self.point[index], self.value[index], self.matrix[index])
+
+
+@dataclass
+class Sines(FusedMap):
+    """`function` with its Jacobian by hand."""
+
+    matrix: Tensor
+    shift: Tensor
+    evaluations_at_once: int = 1
+    counter: Counter = field(default_factory=Counter)
+
+    @property
+    def unroll(self) -> int:
+        return self.evaluations_at_once
+
+    def value_and_jacobian(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        self.counter.evaluations += 1
+        slope = torch.cos(8 * (w @ self.matrix.mT + self.shift))
+        return self(w), slope.unsqueeze(2) * self.matrix
+
+    def pull_value(self, w: Tensor, along: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._pull(w, along, 0)
+
+    def pull_jacobian(self, w: Tensor, along: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self._pull(w, along, 1)
+
+    def run(self, function: PureFunction, w: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return function(self, w, *arguments)
+
+    def linearization(self, point: Tensor, value: Tensor, jacobian: Tensor) -> Linearization:
+        return Known(self, point, value, jacobian)
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return function(w, self.matrix, self.shift)
+
+    def linearize(self, w: Tensor) -> Known:
+        return Known(self, w, *self.value_and_jacobian(w))
+
+    def select(self, index: Index) -> "Sines":
+        return Sines(self.matrix, self.shift[index], self.evaluations_at_once, self.counter)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.matrix, self.shift)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "Sines":
+        matrix, shift = tensors
+        return Sines(matrix, shift, self.evaluations_at_once, self.counter)
+
+    def __neg__(self) -> "Sines":
+        return Sines(-self.matrix, -self.shift, self.evaluations_at_once, self.counter)
+
+    def _pull(self, w: Tensor, along: Tensor, which: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in (w, *self.tensors())]
+            output = self.with_tensors(leaves[1:]).value_and_jacobian(leaves[0])[which]
+        by_w, *by_tensors = grad(output, leaves, along)
+        return by_w, tuple(by_tensors)
+
+
+def problem(batch: int = 7, dim: int = 2, **settings: Any) -> tuple[Sines, Tensor]:
+    source = torch.Generator().manual_seed(3)
+    raw = torch.randn(dim, dim, generator=source, dtype=torch.float64)
+    matrix = 0.9 * raw / torch.linalg.matrix_norm(raw, 2)
+    shift = torch.randn(batch, dim, generator=source, dtype=torch.float64)
+    x = 2 * torch.randn(batch, dim, generator=source, dtype=torch.float64)
+    return Sines(matrix, shift, **settings), x
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+def test_the_loop_and_the_fused_map_agree(dim: int) -> None:
+    bound, x = problem(40, dim)
+    plain = FunctionMap(function, [bound.matrix], [bound.shift])
+    expected = Newton().solve(plain, x, x, Tolerance())
+    solution = Newton().solve(bound, x, x, Tolerance())
+    assert solution.all_converged
+    torch.testing.assert_close(solution.value, expected.value)
+    assert torch.equal(solution.evaluations, expected.evaluations)
+    assert solution.calls == expected.calls == bound.counter.evaluations
+    assert int(solution.evaluations.max()) > 4  # the map is hard enough to matter
+
+
+def test_looking_less_often_costs_at_most_the_last_look() -> None:
+    bound, x = problem(40)
+    one = Newton().solve(bound, x, x, Tolerance())
+    several, _ = problem(40, evaluations_at_once=3)
+    three = Newton().solve(several, x, x, Tolerance())
+    assert torch.equal(three.value, one.value)
+    assert torch.equal(three.evaluations, one.evaluations)
+    assert three.calls == max(one.calls, 3)
+
+
+def test_the_linearization_belongs_to_the_value() -> None:
+    bound, x = problem()
+    solution = resolvent(bound, x, tolerance=TIGHT)
+    assert solution.linearization is not None
+    at = bound.linearize(solution.value)
+    torch.testing.assert_close(solution.linearization.jacobian(), at.jacobian())
+    torch.testing.assert_close(solution.linearization.value, at.value, rtol=0, atol=1e-12)
+
+
+def test_a_nan_ends_only_its_sample() -> None:
+    bound, x = problem()
+    x[2, 1] = math.nan
+    solution = Newton().solve(bound, x, x, Tolerance())
+    assert solution.status.tolist() == [0, 0, Status.NONFINITE, 0, 0, 0, 0]
+    assert bool(solution.value[2].isnan().all())
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_budget_is_kept(budget: int, at_once: int) -> None:
+    bound, x = problem(evaluations_at_once=at_once)
+    solution = Newton(budget=budget).solve(bound, x, x, TIGHT)
+    assert bound.counter.evaluations == solution.calls <= budget
+    assert int(solution.evaluations.max()) <= budget
+    assert bool((solution.status == Status.BUDGET).any())
+
+
+def test_what_cannot_be_solved_is_given_up() -> None:
+    bound, x = problem()
+    expansive = Sines(40 * bound.matrix, bound.shift)
+    solution = Newton(budget=200).solve(expansive, x, x, TIGHT)
+    assert bool((solution.status == Status.STALLED).any())
+    assert solution.calls < 200
+
+
+def test_an_empty_batch_is_solved() -> None:
+    bound, x = problem(0)
+    solution = resolvent(bound, x)
+    assert solution.value.shape == (0, 2)
+    assert solution.all_converged
+
+
+def value_and_log_det(x: Tensor, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    solution = resolvent(Sines(matrix, shift), x, tolerance=TIGHT)
+    assert solution.linearization is not None
+    eye = torch.eye(x.shape[1], dtype=x.dtype)
+    return solution.value, torch.linalg.slogdet(eye + solution.linearization.jacobian()).logabsdet
+
+
+def test_value_and_jacobian_are_differentiable_twice() -> None:
+    bound, x = problem(3)
+    inputs = [t.requires_grad_() for t in (x, *bound.tensors())]
+    assert gradcheck(value_and_log_det, inputs)
+    assert gradgradcheck(value_and_log_det, inputs)
+
+
+@pytest.mark.parametrize("chosen", [(0,), (1,), (0, 1), (2,)])
+def test_gradients_by_some_inputs_only(chosen: tuple[int, ...]) -> None:
+    bound, x = problem(3)
+    inputs = [x, *bound.tensors()]
+    for i in chosen:
+        inputs[i].requires_grad_()
+    assert gradcheck(value_and_log_det, inputs)
+
+
+def test_an_ill_conditioned_adjoint_takes_the_careful_way() -> None:
+    matrix = -torch.diag(torch.tensor([1 - 1e-5, 0.5]))
+    shift, x = torch.zeros(4, 2), 1e-6 * torch.ones(4, 2)
+    x.requires_grad_()
+    solution = resolvent(Sines(matrix, shift), x, on_failure="return")
+    (g,) = grad(solution.value.sum(), x)
+    jacobian = Sines(matrix, shift).linearize(solution.value.detach()).jacobian().double()
+    ones = torch.ones(4, 2, dtype=torch.float64)
+    expected = torch.linalg.solve(torch.eye(2).double() + jacobian.mT, ones)
+    torch.testing.assert_close(g.double(), expected, rtol=2e-2, atol=0)
+
+
+def test_a_solution_leaves_no_cycle_behind() -> None:
+    bound, x = problem()
+    x.requires_grad_()
+    gc.collect()
+    gc.disable()
+    try:
+        solution = resolvent(bound, x)
+        node = weakref.ref(cast(Any, solution.value.grad_fn))
+        del solution
+        assert node() is None
+    finally:
+        gc.enable()
