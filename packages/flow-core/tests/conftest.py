@@ -137,10 +137,15 @@ def registered() -> set[type[Bijection]]:
     return {type(template(case.name)) for case in CASES}
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    parameter: Case = request.param
-    return parameter
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cases(wanted): only the cases for which wanted(case)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("cases")
+        chosen = [case for case in CASES if marker is None or marker.args[0](case)]
+        metafunc.parametrize("case", chosen, ids=lambda case: case.name)
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

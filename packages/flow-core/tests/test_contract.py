@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from math import prod
 
 import flow_core
 import pytest
@@ -139,12 +140,11 @@ def test_gradients(bijection: Bijection, x: Tensor, context: Tensor | None, dire
 
 
 @double
+@pytest.mark.cases(lambda case: prod(case.shape) <= 6)  # small samples show the same
 @pytest.mark.parametrize("direction", ["transform", "inverse"])
 def test_second_derivatives(
     bijection: Bijection, x: Tensor, context: Tensor | None, direction: str
 ) -> None:
-    if x[0].numel() > 6:
-        pytest.skip("small samples show the same")
     module = bijection if direction == "transform" else Invert(bijection)
     point = x if direction == "transform" else bijection.transform(x, context=context)
     parameter = next((p for p in module.parameters() if p.requires_grad), None)
@@ -199,11 +199,10 @@ def test_a_sample_does_not_depend_on_its_neighbours(
 
 
 @single
+@pytest.mark.cases(lambda case: case.context is not None)
 def test_context_reaches_its_own_sample_only(
-    bijection: Bijection, x: Tensor, context: Tensor | None
+    bijection: Bijection, x: Tensor, context: Tensor
 ) -> None:
-    if context is None:
-        pytest.skip("takes no context")
     changed = context.clone()
     changed[0] += 1
     y = bijection.transform(x, context=context).detach()
