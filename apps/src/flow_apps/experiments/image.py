@@ -88,7 +88,7 @@ class ImageConfig:
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            iterations=800, batch_size=64, betas=(0.9, 0.99), gradient_clip=1.0, ema_decay=0.98
+            iterations=600, batch_size=64, betas=(0.9, 0.99), gradient_clip=1.0, ema_decay=0.98
         )
     )
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import cast
 
 import torch
@@ -26,7 +26,7 @@ from flow_apps.training.interruption import StopRequest, stop_on_signals
 from flow_apps.training.metrics import open_loggers
 from flow_apps.training.moving_average import tested_weights
 from flow_apps.training.objective import Batch, Objective
-from flow_apps.training.progress import Advance, progress
+from flow_apps.training.progress import Advance, progress, working
 from flow_apps.training.randomness import isolated, seed_step
 from flow_apps.training.reporting import Reporter, StepResult, last_tests
 from flow_apps.training.run_folder import RunFolder
@@ -259,7 +259,7 @@ class Engine:
 
     def _finish(self) -> None:
         """Test the final and the best weights, and write the summary."""
-        with self._testing("test"):
+        with self._testing("test"), self._working("testing the final weights"):
             tested = self.objective.test(self.state.step)
             results: dict[str, object] = {**tested}
             results |= self.objective.audit()
@@ -275,11 +275,14 @@ class Engine:
         best = load_checkpoint(self.folder.checkpoints.best, self.ranks.device)
         values = last
         if best["step"] != self.state.step:
-            with self._testing("test"):
+            with self._testing("test"), self._working("testing the best weights"):
                 load_tested_weights(self.objective, best)
                 values = self.objective.test(self.state.step)
         results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
         return results | {"best_step": int(best["step"])}
+
+    def _working(self, activity: str) -> AbstractContextManager[None]:
+        return working(activity, visible=self.ranks.is_first)
 
     def _costs(self) -> dict[str, object]:
         clock = self.state.clock

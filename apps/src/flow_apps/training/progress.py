@@ -46,6 +46,22 @@ def progress(total: int, start: int, *, visible: bool) -> Generator[Advance, Non
         yield lambda step, text: bar.update(task, completed=step, description=text)
 
 
+@contextmanager
+def working(activity: str, *, visible: bool) -> Generator[None, None, None]:
+    """Say what is being done: a moving line on a terminal, else one line before it.
+
+    Args:
+        activity: What it is.
+        visible: Whether this process may show anything.
+    """
+    if not (visible and sys.stderr.isatty()):
+        say(activity, visible=visible)
+        yield
+        return
+    with Console(stderr=True).status(activity):
+        yield
+
+
 def say(message: str, *, visible: bool = True) -> None:
     """A line for the user that is no result."""
     if visible:

@@ -39,7 +39,14 @@ from flow_core.lipschitz import (
     repair_lipschitz,
     update_lipschitz,
 )
-from flow_core.maps import DenseNet, FeedForwardNet, LipschitzMap, compile_maps, frozen
+from flow_core.maps import (
+    DenseNet,
+    FeedForwardNet,
+    LipschitzMap,
+    bound_together,
+    compile_maps,
+    frozen,
+)
 from flow_core.record import BlockSummary, Report, record
 
 __all__ = [
@@ -77,6 +84,7 @@ __all__ = [
     "StandardNormal",
     "UniformDequantizer",
     "bits_per_dim",
+    "bound_together",
     "compile_maps",
     "diagnose",
     "frozen",

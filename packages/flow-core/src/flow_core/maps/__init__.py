@@ -5,6 +5,7 @@ from flow_core.maps.dense import DenseBound, DenseLinearization, DenseNet
 from flow_core.maps.feedforward import FeedForwardBound, FeedForwardLinearization, FeedForwardNet
 from flow_core.maps.linearizations import FirstOrder, JacobianLinearization
 from flow_core.maps.lipschitz_map import LipschitzMap, frozen
+from flow_core.maps.together import bound_together
 
 __all__ = [
     "DenseBound",
@@ -16,6 +17,7 @@ __all__ = [
     "FirstOrder",
     "JacobianLinearization",
     "LipschitzMap",
+    "bound_together",
     "compile_maps",
     "frozen",
 ]
