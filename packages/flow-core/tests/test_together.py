@@ -10,8 +10,10 @@ from torch.autograd import grad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Count(TorchDispatchMode):
-    operations = 0
+class Count(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
+        self.operations = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
