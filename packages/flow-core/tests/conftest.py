@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import pytest
 import torch
@@ -137,14 +138,20 @@ def registered() -> set[type[Bijection]]:
     return {type(template(case.name)) for case in CASES}
 
 
+KINDS: dict[str, Callable[[Case], bool]] = {
+    "small": lambda case: prod(case.shape) <= 6,
+    "context": lambda case: case.context is not None,
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cases(wanted): only the cases for which wanted(case)")
+    config.addinivalue_line("markers", "cases(kind): only the cases of a kind in KINDS")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("cases")
-        chosen = [case for case in CASES if marker is None or marker.args[0](case)]
+        chosen = [case for case in CASES if marker is None or KINDS[marker.args[0]](case)]
         metafunc.parametrize("case", chosen, ids=lambda case: case.name)
 
 

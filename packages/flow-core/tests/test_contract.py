@@ -5,7 +5,6 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from math import prod
 
 import flow_core
 import pytest
@@ -140,7 +139,7 @@ def test_gradients(bijection: Bijection, x: Tensor, context: Tensor | None, dire
 
 
 @double
-@pytest.mark.cases.with_args(lambda case: prod(case.shape) <= 6)  # small samples show the same
+@pytest.mark.cases("small")
 @pytest.mark.parametrize("direction", ["transform", "inverse"])
 def test_second_derivatives(
     bijection: Bijection, x: Tensor, context: Tensor | None, direction: str
@@ -199,7 +198,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(
 
 
 @single
-@pytest.mark.cases.with_args(lambda case: case.context is not None)
+@pytest.mark.cases("context")
 def test_context_reaches_its_own_sample_only(
     bijection: Bijection, x: Tensor, context: Tensor
 ) -> None:
