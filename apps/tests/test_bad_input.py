@@ -226,3 +226,31 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
     assert_one_error(result, "No space left on device")
     assert snapshot(run / "checkpoints") == before
     assert cli("toy2d", "--resume", "--iterations", 4, "--out", run).exit_code == 0
+
+
+def test_another_length_would_move_milestones(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = (*TOY, "--set", "milestones=[[0.5, 0.1]]", "--iterations", 2, "--out", folder)
+    assert cli("toy2d", *options).exit_code == 0
+    before = snapshot(folder)
+    result = cli("toy2d", "--resume", "--iterations", 4, "--out", folder)
+    assert_one_error(result, "training.iterations", "cannot become 4")
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("temperature", ["nan", "inf", "0"])
+def test_temperatures_are_positive_numbers(cli: Cli, run: Path, temperature: str) -> None:
+    assert_one_error(cli("sample", run, "--temperature", temperature), "temperature")
+
+
+def test_a_damaged_best_checkpoint_does_not_cost_the_run(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = (*TOY, "--set", "evaluate_every=1")
+    assert cli("toy2d", *options, "--iterations", 2, "--out", folder).exit_code == 0
+    best = folder / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:-7])
+    (folder / "summary.json").unlink()
+    result = cli("toy2d", "--resume", "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert "best weights are not tested" in result.stderr
+    assert "test_nats" in (folder / "summary.json").read_text()

@@ -167,7 +167,9 @@ def _stored_config(request: Request, experiment: Experiment) -> ExperimentConfig
     stored_config = from_json(experiment.config, description["config"])
     config = apply_overrides(stored_config, request.overrides)
     for key, (old, new) in differences(stored_config, config).items():
-        if key not in _CHANGEABLE:
+        # Milestones are fractions of the length: another one would change the steps already done.
+        moves = key == "training.iterations" and stored_config.training.milestones
+        if moves or key not in _CHANGEABLE:
             raise ConfigError(
                 f"{key} is {old} in {path} and cannot become {new} by --resume; start a new run"
             )

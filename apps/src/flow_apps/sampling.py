@@ -1,6 +1,7 @@
 """Samples of a trained run."""
 
 import io
+import math
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -46,7 +47,7 @@ class SampleRequest:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ConfigError(f"count: expected a positive integer, got {self.count}")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature: expected a positive number, got {self.temperature}")
         if self.budget is not None and self.budget < 1:
             raise ConfigError(f"budget: expected a positive integer, got {self.budget}")

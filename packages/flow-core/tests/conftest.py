@@ -149,7 +149,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" in metafunc.fixturenames:
+    if "bijection" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("cases")
         chosen = [case for case in CASES if marker is None or KINDS[marker.args[0]](case)]
         metafunc.parametrize("case", chosen, ids=lambda case: case.name)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from flow_core.blocks import Monotone, Residual, with_estimator
 from flow_core.maps import DenseLinearization, DenseNet, FeedForwardNet, LipschitzMap, frozen
 from flow_core.maps.dense_functions import concatenation
+from flow_logdet import Fixed, Krylov, Recompute
 from flow_solvers import BoundMap
 from torch import Tensor
 
@@ -203,3 +205,28 @@ def test_parameter_counts_of_the_paper(activation: str) -> None:
     assert counts == {"cpila": 564, "clipswish": 567}[activation]
     fit = DenseNet(1, growth=128, depth=4, activation="crelu")
     assert sum(p.numel() for p in fit.parameters()) == 50_186
+
+
+@pytest.mark.parametrize("block", [Residual, Monotone])
+def test_a_block_refuses_what_its_map_is_not_made_for(
+    block: type[Residual] | type[Monotone],
+) -> None:
+    image = block(DenseNet(1, growth=2, depth=1, map_size=(2, 2)))
+    with pytest.raises(ValueError, match=r"expected x of shape \(batch, 1, 2, 2\), got"):
+        image.transform(torch.zeros(3, 1, 12, 12))
+    vector = block(DenseNet(2, growth=2, depth=1, context_features=1))
+    with pytest.raises(ValueError, match=r"expected x of shape \(batch, 2\), got \(2,\)"):
+        vector.inverse(torch.zeros(2), context=torch.zeros(2, 1))
+
+
+def test_recomputed_log_dets_serve_blocks_of_small_dimension() -> None:
+    torch.manual_seed(0)
+    block = Monotone(DenseNet(2, growth=4, depth=1)).double()
+    x = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    estimator = Krylov(steps=2, probe=Fixed(torch.randn(3, 5, 2, dtype=torch.float64)), probes=3)
+    found: list[Tensor] = []
+    for chosen in (estimator, Recompute(estimator)):
+        with with_estimator(block, chosen):
+            _, log_det = block(x)
+        found.append(torch.autograd.grad(log_det.sum(), x)[0])
+    torch.testing.assert_close(found[1], found[0])

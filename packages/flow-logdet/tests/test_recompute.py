@@ -15,6 +15,7 @@ from flow_logdet import (
 )
 from flow_logdet.estimator import Estimator
 from flow_logdet.recompute import RecomputedLinearization
+from flow_solvers import FunctionMap
 from flow_solvers.maps import BoundMap, Linearization
 from torch import Tensor
 
@@ -195,3 +196,20 @@ class Counted:
 
     def __neg__(self) -> "Counted":
         return Counted(-self.inner, self.linearized)
+
+
+@pytest.mark.parametrize("kind", [Kind.RESIDUAL, Kind.MONOTONE])
+def test_a_map_by_autograd_keeps_its_products(kind: Kind) -> None:
+    torch.manual_seed(0)
+    matrix = 0.4 * torch.randn(3, 3, dtype=torch.float64)
+    w = torch.randn(4, 3, dtype=torch.float64)
+    for estimator in estimators(w):
+        found: list[tuple[Tensor, ...]] = []
+        for chosen in (estimator, Recompute(estimator)):
+            a, point = matrix.clone().requires_grad_(), w.clone().requires_grad_()
+            bound = FunctionMap(lambda w, a: torch.tanh(w @ a.mT) / 2, [a])
+            value = loss(chosen, bound, point, kind)
+            found.append((value, *torch.autograd.grad(value, (a, point))))
+        for expected, got in zip(*found, strict=True):
+            assert float(expected.detach().abs().max()) > 1e-3
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)

@@ -18,6 +18,7 @@ from flow_solvers import (
     Status,
     Tolerance,
     fixed_point,
+    require_on_failure,
     resolvent,
 )
 from torch import Tensor
@@ -290,3 +291,9 @@ def test_empty_batches_have_gradients() -> None:
     backward(resolvent(FunctionMap(lambda w, m: w @ m, (matrix,)), x).value.sum())
     assert matrix.grad is not None
     assert float(matrix.grad.abs().sum()) == 0.0
+
+
+def test_a_misspelt_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected on_failure"):
+        require_on_failure("Raise")
+    require_on_failure("return")

@@ -11,7 +11,7 @@ from flow_core.record import Report, record
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from flow_apps.errors import TrainingFailure
+from flow_apps.errors import CheckpointError, TrainingFailure
 from flow_apps.training.checkpoint import load_checkpoint
 from flow_apps.training.compilation import compile_objective
 from flow_apps.training.config import TrainingConfig
@@ -26,7 +26,7 @@ from flow_apps.training.interruption import StopRequest, stop_on_signals
 from flow_apps.training.metrics import open_loggers
 from flow_apps.training.moving_average import tested_weights
 from flow_apps.training.objective import Batch, Objective
-from flow_apps.training.progress import Advance, progress, working
+from flow_apps.training.progress import Advance, progress, say, working
 from flow_apps.training.randomness import isolated, seed_step
 from flow_apps.training.reporting import Reporter, StepResult, last_tests
 from flow_apps.training.run_folder import RunFolder
@@ -272,7 +272,11 @@ class Engine:
         """The result of the weights that were best on validation, which may be the last."""
         if self.objective.selection is None or not math.isfinite(self.state.best):
             return {}
-        best = load_checkpoint(self.folder.checkpoints.best, self.ranks.device)
+        try:
+            best = load_checkpoint(self.folder.checkpoints.best, self.ranks.device)
+        except CheckpointError as error:
+            say(f"the best weights are not tested: {error}", visible=self.ranks.is_first)
+            return {}
         values = last
         if best["step"] != self.state.step:
             with self._testing("test"), self._working("testing the best weights"):

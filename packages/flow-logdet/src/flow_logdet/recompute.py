@@ -86,8 +86,11 @@ class RecomputedLinearization:
         self.point = point
         with torch.no_grad():
             self.plain: Linearization = bound.linearize(point.detach())
+            # Not the tensor itself: as an output of the node it would lose the graph behind it,
+            # by which a linearization may make its products.
+            value = self.plain.value.detach()
         self._slot = _Slot()
-        self.value, self._handle = _rebuild(self.plain.value, bound, self._slot, point)
+        self.value, self._handle = _rebuild(value, bound, self._slot, point)
 
     def attach(self, surrogate: Surrogate) -> Float[Tensor, " batch"]:
         """A tensor of zeros whose gradient is that of the surrogate."""

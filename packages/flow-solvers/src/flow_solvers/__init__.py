@@ -9,7 +9,7 @@ from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
 from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
-from flow_solvers.implicit import OnFailure
+from flow_solvers.implicit import OnFailure, require_on_failure
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
 from flow_solvers.maps import (
     BoundMap,
@@ -61,6 +61,7 @@ __all__ = [
     "fixed_point",
     "gmres",
     "krylov",
+    "require_on_failure",
     "resolvent",
     "solve_adjoint",
     "solve_tangent",

@@ -67,7 +67,7 @@ class Descent:
         self._limits = Limits(tolerance.relative(x.dtype), floor, patience, bound.unroll)
         zeros = torch.zeros_like(x[:, 0], dtype=torch.int64)
         norm = torch.full_like(x[:, 0], math.inf)
-        self.best = Best(start, x, norm, zeros == 0, zeros, zeros)
+        self.best = Best(start, x, norm, zeros == 0, zeros, zeros.clone())
         self.calls = 0
 
     def run(self, budget: int) -> bool:

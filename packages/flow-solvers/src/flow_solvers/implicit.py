@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,16 @@ from flow_solvers.tolerance import Tolerance
 OnFailure = Literal["raise", "return"]
 Transpose = type[Adjoint] | type[Tangent]
 _OTHER: dict[Transpose, Transpose] = {Adjoint: Tangent, Tangent: Adjoint}
+
+
+def require_on_failure(on_failure: str) -> None:
+    """Refuse a misspelt policy, which would let failures pass.
+
+    Raises:
+        ValueError: It is neither "raise" nor "return".
+    """
+    if on_failure not in get_args(OnFailure):
+        raise ValueError(f'expected on_failure "raise" or "return", got {on_failure!r}')
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from flow_solvers import samples
 from flow_solvers.adjoint import default_adjoint
 from flow_solvers.defaults import default_solver
-from flow_solvers.implicit import OnFailure, Problem, solve_implicit
+from flow_solvers.implicit import OnFailure, Problem, require_on_failure, solve_implicit
 from flow_solvers.linear import AdjointSolver
 from flow_solvers.maps import BoundMap
 from flow_solvers.solution import Solution, SolverError
@@ -51,9 +51,10 @@ def resolvent(
     Raises:
         SolverError: A sample was not solved and `on_failure` is "raise".
         ValueError: The input has no batch dimension or is not floating point, shapes differ, or
-            `lipschitz` is not in [0, 1).
+            `lipschitz` is not in [0, 1), or `on_failure` is neither of the two.
     """
     _check(x, start, lipschitz)
+    require_on_failure(on_failure)
     x, tensors = _widen(x), [_widen(tensor) for tensor in bound.tensors()]
     dim = samples.flat(x).shape[1]
     problem = Problem(

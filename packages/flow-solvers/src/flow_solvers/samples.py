@@ -24,8 +24,9 @@ def norm(tensor: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
     if 1 < rows.shape[1] <= SMALL_DIMENSION:
         # A reduction over a few neighbours costs ten times as much as passes over columns.
         return reduce(torch.hypot, rows.unbind(1))
-    result: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return result
+    # Squares of float32 numbers neither overflow nor vanish in float64.
+    result: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return result.to(rows.dtype)
 
 
 def per_sample(

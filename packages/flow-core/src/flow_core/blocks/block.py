@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from math import prod
 
 import torch
-from flow_logdet import Estimator, Kind, default_estimator
+from flow_logdet import Estimator, Exact, Kind, default_estimator
 from flow_solvers import BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection
+from flow_core.bijection import Bijection, Context
 from flow_core.blocks.solve import Solve
+from flow_core.maps import LipschitzMap
 from flow_core.record import post_log_det, post_solution
 
 
@@ -43,7 +44,10 @@ class FixedPointBlock(Bijection):
     ) -> Linearization:
         """G at a solution, where the solver may have linearized it already."""
         known = solution.linearization
-        return estimator.linearize(bound, solution.value) if known is None else known
+        # Other estimators may need linearizations of their own making.
+        if known is not None and isinstance(estimator, Exact):
+            return known
+        return estimator.linearize(bound, solution.value)
 
     def _estimator(self, x: Tensor) -> Estimator:
         if self.estimator is not None:
@@ -58,8 +62,16 @@ class FixedPointBlock(Bijection):
         return log_det.value
 
 
-def full_precision(x: Tensor) -> Tensor:
-    """The input in float32 or float64, whatever the autocast state."""
+def checked(x: Tensor, context: Context, *maps: LipschitzMap) -> Tensor:
+    """The input of a block in float32 or float64, whatever the autocast state.
+
+    Raises:
+        ValueError: If a map is not made for it, or it is no floating-point tensor.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"expected a floating-point x, got {x.dtype}; convert it first")
+    for g in maps:
+        g.require_input(x, context)
     return x if x.dtype == torch.float64 else x.float()
 
 

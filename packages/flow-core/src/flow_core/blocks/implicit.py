@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, full_precision
+from flow_core.blocks.block import FixedPointBlock, checked
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
 from flow_core.record import post_log_det
@@ -31,27 +31,31 @@ class Implicit(FixedPointBlock):
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution z of z + G_z(z) = x + G_x(x)."""
-        x = full_precision(x)
+        x = checked(x, context, self.g_x, self.g_z)
         return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x)).value
 
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G_x(x) = y + G_z(y)."""
-        y = full_precision(y)
+        y = checked(y, context, self.g_x, self.g_z)
         return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y)).value
 
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """z and log det(I + J_x(x)) - log det(I + J_z(z))."""
-        return self._map(self.g_x.bind(context), self.g_z.bind(context), full_precision(x))
+        return self._map(
+            self.g_x.bind(context), self.g_z.bind(context), checked(x, context, self.g_x, self.g_z)
+        )
 
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """x and log det(I + J_z(z)) - log det(I + J_x(x))."""
-        return self._map(self.g_z.bind(context), self.g_x.bind(context), full_precision(y))
+        return self._map(
+            self.g_z.bind(context), self.g_x.bind(context), checked(y, context, self.g_x, self.g_z)
+        )
 
     def _map(self, source: BoundMap, target: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
         """Solve z + target(z) = x + source(x)."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, full_precision
+from flow_core.blocks.block import FixedPointBlock, checked
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
 
@@ -32,25 +32,25 @@ class Monotone(FixedPointBlock):
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - x, where w + G(w) = √2·x."""
-        return self._cayley(self.g.bind(context), full_precision(x))[0]
+        return self._cayley(self.g.bind(context), checked(x, context, self.g))[0]
 
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - y, where w - G(w) = √2·y."""
-        return self._cayley(-self.g.bind(context), full_precision(y))[0]
+        return self._cayley(-self.g.bind(context), checked(y, context, self.g))[0]
 
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """√2·w - x and log det(I - J(w)) - log det(I + J(w))."""
-        return self._cayley_and_log_det(self.g.bind(context), full_precision(x))
+        return self._cayley_and_log_det(self.g.bind(context), checked(x, context, self.g))
 
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """√2·w - y and log det(I + J(w)) - log det(I - J(w)), where w - G(w) = √2·y."""
-        return self._cayley_and_log_det(-self.g.bind(context), full_precision(y))
+        return self._cayley_and_log_det(-self.g.bind(context), checked(y, context, self.g))
 
     def _cayley(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Solution]:
         solution = self._resolvent(bound, SQRT2 * x)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, full_precision
+from flow_core.blocks.block import FixedPointBlock, checked
 from flow_core.blocks.solve import Solve
 from flow_core.combinators import Invert
 from flow_core.maps import LipschitzMap
@@ -29,20 +29,20 @@ class Residual(FixedPointBlock):
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """x + G(x)."""
-        x = full_precision(x)
+        x = checked(x, context, self.g)
         return x + self.g.bind(context)(x)
 
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G(x) = y."""
-        return self._resolvent(self.g.bind(context), full_precision(y)).value
+        return self._resolvent(self.g.bind(context), checked(y, context, self.g)).value
 
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """x + G(x) and log det(I + J(x))."""
-        x = full_precision(x)
+        x = checked(x, context, self.g)
         estimator = self._estimator(x)
         linearization = estimator.linearize(self.g.bind(context), x)
         return x + linearization.value, self._log_det(estimator, linearization, Kind.RESIDUAL)
@@ -51,7 +51,7 @@ class Residual(FixedPointBlock):
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """The solution x of x + G(x) = y and -log det(I + J(x))."""
-        y = full_precision(y)
+        y = checked(y, context, self.g)
         bound = self.g.bind(context)
         solution = self._resolvent(bound, y)
         estimator = self._estimator(y)

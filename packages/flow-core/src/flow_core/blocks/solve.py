@@ -9,6 +9,7 @@ from flow_solvers import (
     Solution,
     Solver,
     Tolerance,
+    require_on_failure,
     resolvent,
 )
 from jaxtyping import Float
@@ -24,12 +25,18 @@ class Solve:
         adjoint: For (I + Jᵀ) v = g; None chooses by dimension.
         tolerance: Of every sample.
         on_failure: Raise `SolverError`, or return and leave the status to `record`.
+
+    Raises:
+        ValueError: `on_failure` is neither of the two.
     """
 
     solver: Solver | None = None
     adjoint: AdjointSolver | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
     on_failure: Literal["raise", "return"] = "raise"
+
+    def __post_init__(self) -> None:
+        require_on_failure(self.on_failure)
 
     def __call__(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
         """Solve w + G(w) = x, differentiably."""

@@ -214,7 +214,7 @@ class DenseNet(LipschitzMap):
         kernel_size: int = 3,
         context_features: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((channels, *(map_size or ())))
         _check(channels, growth, depth, concat_bound)
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
         expansion = self._activations()[0].expansion
@@ -247,11 +247,14 @@ class DenseNet(LipschitzMap):
         """Normalise the weights and fold the concatenation into them."""
         return self.bind_group([self])[0]
 
-    def binding_key(self) -> Hashable:
-        """Shapes, bounds, dtype and device."""
-        shapes = tuple(layer.weight.shape for layer in self._layers())
-        kind = self.concat.dtype, self.concat.device
-        return shapes, kind, self.coeff, self.concat_bound
+    def binding_key(self) -> Hashable | None:
+        """Shapes, bounds and kinds of parameters, in small dimension."""
+        layers = self._layers()
+        if layers[0].weight.ndim > 2 or layers[0].weight.shape[1] > SMALL_DIMENSION:
+            return None
+        parameters = [self.concat, *(layer.weight for layer in layers)]
+        kinds = [(p.shape, p.dtype, p.device, p.requires_grad) for p in parameters]
+        return (*kinds, self.coeff, self.concat_bound)
 
     def bind_group(self, maps: Sequence[LipschitzMap]) -> list[DenseBound]:
         """Normalise the weights of equal nets and fold their concatenations in."""

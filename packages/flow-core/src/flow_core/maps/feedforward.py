@@ -174,7 +174,7 @@ class FeedForwardNet(LipschitzMap):
         zero_init: bool = False,
         context_features: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((channels, *(map_size or ())))
         sizes = [channels, *hidden, channels]
         if min(sizes) < 1 or not hidden:
             raise ValueError(f"expected positive sizes and a hidden layer, got {sizes}")

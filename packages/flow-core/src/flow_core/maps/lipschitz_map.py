@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import torch
 from flow_solvers import BoundMap
-from torch import nn
+from torch import Tensor, nn
 
 from flow_core.bijection import Context
 
@@ -18,21 +18,42 @@ BOUND: ContextVar[Mapping[tuple[int, bool], BoundMap]] = ContextVar("BOUND", def
 class LipschitzMap(nn.Module, ABC):
     """Raw parameters of a map G; `bind` makes the map itself.
 
+    `event_shape` is the shape of one sample, where the map takes only one.
+
     Effective weights are a value, never module state: a block binds once, uses that one object for
     solve, log-determinant and adjoint, and drops it, so nothing can go stale.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, event_shape: Sequence[int] | None = None) -> None:
         super().__init__()
+        self.event_shape = None if event_shape is None else torch.Size(event_shape)
         self._held: BoundMap | None = None
+
+    def require_input(self, x: Tensor, context: Context) -> None:
+        """Refuse what G is not made for; on maps of another size its certificate does not hold.
+
+        Raises:
+            ValueError: If x is no batch of the event shape, where that is known, or the context
+                has another number of samples.
+        """
+        if self.event_shape is not None and x.shape[1:] != self.event_shape:
+            expected = ", ".join(str(n) for n in ("batch", *self.event_shape))
+            raise ValueError(
+                f"expected x of shape ({expected}), got {tuple(x.shape)}; reshape it, or make the "
+                "map for that size"
+            )
+        if context is not None and len(context) != len(x):
+            raise ValueError(
+                f"expected a context for each of the {len(x)} samples, got {len(context)}"
+            )
 
     @abstractmethod
     def bind_weights(self) -> BoundMap:
         """G without a context, from the raw parameters, in the current grad mode."""
 
-    def binding_key(self) -> Hashable:
-        """Equal for maps of one type that `bind_group` can bind together."""
-        return id(self)
+    def binding_key(self) -> Hashable | None:
+        """Equal for maps of one type that `bind_group` can bind together; None to stay alone."""
+        return None
 
     def bind_group(self, maps: "Sequence[LipschitzMap]") -> Sequence[BoundMap]:
         """`bind_weights` of maps with the key of this one."""

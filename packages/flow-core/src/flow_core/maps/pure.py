@@ -161,7 +161,7 @@ class Inductor(Runner):
         """`function(pure_map, w, *arguments)`, without a graph."""
         if not self.compiles(w):
             return super().run(function, parts, w, arguments)
-        fused = self._fused(_run, function, parts)
+        fused = self._fused(_run, function, w, parts)
         with torch.no_grad():
             results: tuple[Tensor, ...] = fused(function, parts.detached(), w.detach(), arguments)
         return results
@@ -170,15 +170,17 @@ class Inductor(Runner):
         """G(w), differentiable; compiled where no graph is wanted."""
         if torch.is_grad_enabled() or not self.compiles(w):
             return super().value(w, parts)
-        value: Tensor = self._fused(dense_value, dense_value, parts)(w.detach(), *parts.detached())
+        value: Tensor = self._fused(dense_value, dense_value, w, parts)(
+            w.detach(), *parts.detached()
+        )
         return value
 
     def _fused(
-        self, body: Callable[..., Any], use: Callable[..., Any], parts: DenseParts
+        self, body: Callable[..., Any], use: Callable[..., Any], w: Tensor, parts: DenseParts
     ) -> Callable[..., Any]:
-        """`body` compiled for one use and one architecture."""
+        """`body` compiled for one use, one batch and one architecture."""
         shapes = [(t.shape, t.dtype) for t in parts.flat()]
-        key = (use, *shapes, *(type(a.activation) for a in parts.activations))
+        key = (use, w.shape, w.device, *shapes, *(type(a.activation) for a in parts.activations))
         if key not in self._compiled:
             self._compiled[key] = torch.compile(_own_code(body), fullgraph=True, dynamic=False)
         return self._compiled[key]

@@ -11,7 +11,11 @@ from flow_core.maps.lipschitz_map import BOUND, LipschitzMap, binding
 
 @contextmanager
 def bound_together(model: nn.Module) -> Generator[None]:
-    """Bind every map of `model` now, for all evaluations inside.
+    """Bind the small maps of `model` now, for all evaluations inside.
+
+    Small ones are those whose `binding_key` is not None: they spend their time in launching
+    operations. Larger ones are bound where they are used, so that they can be checkpointed, sharded
+    and hooked on their own.
 
     For one pass through a model, whose parameters do not change on the way: what is bound lives as
     long as the context and belongs to it, not to the modules. Contexts nest; inner ones bind only
@@ -21,7 +25,9 @@ def bound_together(model: nn.Module) -> Generator[None]:
     groups: defaultdict[Hashable, list[LipschitzMap]] = defaultdict(list)
     for module in model.modules():
         if isinstance(module, LipschitzMap) and not (module.held or binding(module) in outer):
-            groups[type(module), module.binding_key()].append(module)
+            key = module.binding_key()
+            if key is not None:
+                groups[type(module), key].append(module)
     inner = dict(outer)
     for maps in groups.values():
         bounds = maps[0].bind_group(maps)
