@@ -140,7 +140,11 @@ class _Iteration:
 
     def _evaluate(self, read: bool) -> None:
         value = self.method.evaluate(self.bound, self.w)
-        require_same_shape(value, self.w)
+        if value.shape != self.w.shape:
+            raise ValueError(
+                f"expected G(w) of the shape of w, {tuple(self.w.shape)}, got "
+                f"{tuple(value.shape)}; G must map a space to itself"
+            )
         residual = self.x - self.w
         residual -= value
         norm = samples.norm(residual)
@@ -265,16 +269,3 @@ def iterate(
     if budget < 1:
         raise ValueError(f"expected a budget of at least one evaluation, got {budget}")
     return _Iteration(method, bound, x, start, tolerance=tolerance, patience=patience).run(budget)
-
-
-def require_same_shape(value: Tensor, w: Tensor) -> None:
-    """Refuse a map that changes the shape of its argument.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
-    if value.shape != w.shape:
-        raise ValueError(
-            f"expected G(w) of the shape of w, {tuple(w.shape)}, got {tuple(value.shape)}; "
-            "G must map a space to itself"
-        )
