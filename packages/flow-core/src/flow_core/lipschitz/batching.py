@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.lipschitz.layer import Effective, LipschitzLayer, refresh
@@ -46,6 +47,11 @@ def scaled(layers: Sequence[LipschitzLayer]) -> tuple[Tensor, ...]:
         return (layers[0].effective()[0],)
     weights = torch.stack([layer.weight for layer in layers])
     directions = torch.stack([layer.direction for layer in layers])
-    sigma = (weights * directions).flatten(1).sum(1)
-    scale = (sigma / layers[0].coeff).clamp(min=1.0)
+    scale = divisors(weights, directions, layers[0].coeff)
     return (weights / scale.view(-1, *[1] * (weights.ndim - 1))).unbind()
+
+
+def divisors(weights: Tensor, directions: Tensor, coeff: float) -> Float[Tensor, " layers"]:
+    """max(1, sigma / coeff) with sigma = <W, direction>, of stacked layers."""
+    sigma = (weights * directions).flatten(1).sum(1)
+    return (sigma / coeff).clamp(min=1.0)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flow_core.lipschitz.batching import divisors
 from flow_core.maps.bound_activation import BoundActivation
 from flow_core.maps.operators import (
     affine,
@@ -45,15 +46,9 @@ def effective(
     Every layer's weights and directions are stacked over the nets.
     """
     scales = input_scales([w.shape[2] for w in weights], concatenation(logits, bound))
-    divisors = [_divisor(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
-    factors = [s / d.unsqueeze(1) for s, d in zip(scales, divisors, strict=True)]
+    scaled_down = [divisors(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
+    factors = [s / d.unsqueeze(1) for s, d in zip(scales, scaled_down, strict=True)]
     return tuple(scale_inputs(w, f) for w, f in zip(weights, factors, strict=True))
-
-
-def _divisor(weights: Tensor, directions: Tensor, coeff: float) -> Float[Tensor, " nets"]:
-    """max(1, σ/coeff) with σ = ⟨W, direction⟩."""
-    sigma = (weights * directions).flatten(1).sum(1)
-    return (sigma / coeff).clamp(min=1.0)
 
 
 def input_scales(
