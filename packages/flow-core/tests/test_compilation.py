@@ -1,6 +1,7 @@
 """Compiled maps against eager ones. Needs a C++ compiler, and no run-time type checks."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -86,3 +87,11 @@ def test_one_compilation_serves_all_equal_nets() -> None:
         fast[0](x, context=context)
         with torch.compiler.set_stance("fail_on_recompile"):
             fast[1](x, context=context)
+
+
+def test_a_compiled_model_can_be_pickled_and_copied() -> None:
+    _, fast = flows(Monotone, "cpila")
+    x, context = point()
+    y = fast.transform(x, context=context)
+    for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
+        torch.testing.assert_close(other.transform(x, context=context), y, rtol=0, atol=0)

@@ -1,10 +1,13 @@
 """Every map against the dense Jacobian of its own evaluation, in float64."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from typing import cast
 
 import pytest
 import torch
 from flow_core.blocks import Monotone, Residual, with_estimator
+from flow_core.lipschitz import LipschitzLayer, update_lipschitz
 from flow_core.maps import DenseLinearization, DenseNet, FeedForwardNet, LipschitzMap, frozen
 from flow_core.maps.dense_functions import concatenation
 from flow_logdet import Fixed, Krylov, Recompute
@@ -230,3 +233,30 @@ def test_recomputed_log_dets_serve_blocks_of_small_dimension() -> None:
             _, log_det = block(x)
         found.append(torch.autograd.grad(log_det.sum(), x)[0])
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_frozen_nests_and_a_copy_is_not_held() -> None:
+    net = DenseNet(2, growth=4, depth=1)
+    w = torch.randn(3, 2)
+    with torch.no_grad(), frozen(net):
+        before = net.bind()(w)
+        with frozen(net):
+            pass
+        for parameter in net.parameters():
+            parameter.mul_(0.5)
+        torch.testing.assert_close(net.bind()(w), before, rtol=0, atol=0)
+        copy = deepcopy(net)
+        assert not torch.equal(copy.bind()(w), before)
+    assert copy.bind()(w).requires_grad
+    assert not torch.equal(net.bind()(w), before)
+
+
+def test_a_layer_may_have_a_coefficient_of_its_own() -> None:
+    net = DenseNet(2, growth=4, depth=1, coeff=0.9)
+    last = cast(LipschitzLayer, net.layers[1])
+    last.coeff = 0.1
+    last.weight.data.mul_(100)
+    update_lipschitz(net)
+    jacobian = net.bind().linearize(torch.randn(50, 2)).jacobian().detach()
+    assert net.certificate() < 0.1
+    assert float(torch.linalg.matrix_norm(jacobian, 2).max()) <= net.certificate()

@@ -264,6 +264,14 @@ def test_failure_names_the_samples() -> None:
     assert not returned.all_converged
 
 
+def test_the_advice_for_a_nan_is_to_look_for_its_source() -> None:
+    x = normal(3, 4)
+    x[1] = float("nan")
+    with pytest.raises(SolverError, match=r"1 NONFINITE.*samples 1,.*Look for NaN") as caught:
+        resolvent(FunctionMap(lambda w: 0.5 * torch.sin(w)), x)
+    assert "tolerance" not in str(caught.value)
+
+
 def test_a_failed_derivative_is_not_silent() -> None:
     matrix = contraction(30, 0.95)
     x = normal(3, 30).requires_grad_()

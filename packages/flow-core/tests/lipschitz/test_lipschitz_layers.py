@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -338,3 +339,11 @@ def test_weights_that_are_not_finite_are_named_and_leave_the_state(method: Spect
     with pytest.raises(ValueError, match="finite weights"):
         layer.update_lipschitz()
     assert torch.equal(layer.v, before)
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model = nn.Sequential(LipschitzLinear(2, 3), LipschitzLinear(3, 2))
+    with torch.no_grad():
+        cast(LipschitzLinear, model[1]).weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"update_lipschitz: the weights of 1 are not finite"):
+        update_lipschitz(model)

@@ -9,7 +9,7 @@ from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
 from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
-from flow_solvers.implicit import OnFailure, require_on_failure
+from flow_solvers.implicit import OnFailure, require_on_failure, without_autocast
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
 from flow_solvers.maps import (
     BoundMap,
@@ -65,4 +65,5 @@ __all__ = [
     "resolvent",
     "solve_adjoint",
     "solve_tangent",
+    "without_autocast",
 ]

@@ -90,6 +90,10 @@ class SolverError(RuntimeError):
         return (
             f"{what}: {self.indices.numel()} of {batch} samples were not solved ({counts}); "
             f"samples {shown}{more}, worst residual {float(self.residuals.max()):.2e}. "
-            "Loosen the tolerance, raise the budget, lower the Lipschitz constant of G, or pass "
-            "on_failure='return' and look at the status."
+            f"{self._advice()} or pass on_failure='return' and look at the status."
         )
+
+    def _advice(self) -> str:
+        if bool((self.status == Status.NONFINITE).all()):
+            return "Look for NaN or inf in x, in the context and in the weights,"
+        return "Loosen the tolerance, raise the budget, lower the Lipschitz constant of G,"

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
+from flow_core.blocks.block import FixedPointBlock, checked, without_rounding
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
 from flow_core.record import post_log_det
@@ -27,6 +27,7 @@ class Implicit(FixedPointBlock):
         self.g_x = g_x
         self.g_z = g_z
 
+    @without_rounding
     def transform(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
@@ -34,6 +35,7 @@ class Implicit(FixedPointBlock):
         x = checked(x, context, self.g_x, self.g_z)
         return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x)).value
 
+    @without_rounding
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
@@ -41,6 +43,7 @@ class Implicit(FixedPointBlock):
         y = checked(y, context, self.g_x, self.g_z)
         return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y)).value
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
@@ -49,6 +52,7 @@ class Implicit(FixedPointBlock):
             self.g_x.bind(context), self.g_z.bind(context), checked(x, context, self.g_x, self.g_z)
         )
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:

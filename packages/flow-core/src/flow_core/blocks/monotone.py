@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
+from flow_core.blocks.block import FixedPointBlock, checked, without_rounding
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
 
@@ -28,24 +28,28 @@ class Monotone(FixedPointBlock):
         super().__init__(solve)
         self.g = g
 
+    @without_rounding
     def transform(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - x, where w + G(w) = √2·x."""
         return self._cayley(self.g.bind(context), checked(x, context, self.g))[0]
 
+    @without_rounding
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - y, where w - G(w) = √2·y."""
         return self._cayley(-self.g.bind(context), checked(y, context, self.g))[0]
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """√2·w - x and log det(I - J(w)) - log det(I + J(w))."""
         return self._cayley_and_log_det(self.g.bind(context), checked(x, context, self.g))
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:

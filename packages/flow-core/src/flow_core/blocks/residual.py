@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
+from flow_core.blocks.block import FixedPointBlock, checked, without_rounding
 from flow_core.blocks.solve import Solve
 from flow_core.combinators import Invert
 from flow_core.maps import LipschitzMap
@@ -25,6 +25,7 @@ class Residual(FixedPointBlock):
         super().__init__(solve)
         self.g = g
 
+    @without_rounding
     def transform(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
@@ -32,12 +33,14 @@ class Residual(FixedPointBlock):
         x = checked(x, context, self.g)
         return x + self.g.bind(context)(x)
 
+    @without_rounding
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G(x) = y."""
         return self._resolvent(self.g.bind(context), checked(y, context, self.g)).value
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
@@ -47,6 +50,7 @@ class Residual(FixedPointBlock):
         linearization = estimator.linearize(self.g.bind(context), x)
         return x + linearization.value, self._log_det(estimator, linearization, Kind.RESIDUAL)
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:

@@ -19,13 +19,33 @@ def update_lipschitz(model: nn.Module, iterations: int | None = None) -> None:
 
     The only function that moves spectral state. Call it after the optimizer step, after loading
     and after swapping in averaged weights. `iterations` asks for that many products with each
-    operator and its adjoint instead of what the layers' methods say.
+    operator and its adjoint instead of what the layers' methods say; `ExactSVD` needs none.
+
+    Raises:
+        ValueError: `iterations` is below 1, or weights are not finite; the error names them.
     """
     groups: dict[Hashable, list[LipschitzLayer]] = {}
     for layer in lipschitz_layers(model):
         groups.setdefault(layer.batching_key(), []).append(layer)
     for group in groups.values():
-        refresh(group, iterations)
+        try:
+            refresh(group, iterations)
+        except ValueError as error:
+            _refuse_nonfinite(model, error)
+            raise
+
+
+def _refuse_nonfinite(model: nn.Module, cause: ValueError) -> None:
+    bad = [
+        name or type(layer).__name__
+        for name, layer in model.named_modules()
+        if isinstance(layer, LipschitzLayer) and not bool(torch.isfinite(layer.weight).all())
+    ]
+    if bad:
+        raise ValueError(
+            f"update_lipschitz: the weights of {', '.join(bad)} are not finite; the step before "
+            "diverged: go back to a checkpoint, lower the learning rate or clip gradients"
+        ) from cause
 
 
 def effective_weights(layers: Sequence[LipschitzLayer]) -> list[Effective]:

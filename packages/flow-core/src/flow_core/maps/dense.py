@@ -234,7 +234,6 @@ class DenseNet(LipschitzMap):
         self.layers = nn.ModuleList(layers)
         self.concat = nn.Parameter(torch.ones(depth, 2))
         self.concat_bound = concat_bound
-        self.coeff = coeff
         widths = [growth // expansion] * depth
         self.conditioner = (
             None
@@ -254,7 +253,7 @@ class DenseNet(LipschitzMap):
             return None
         parameters = [self.concat, *(layer.weight for layer in layers)]
         kinds = [(p.shape, p.dtype, p.device, p.requires_grad) for p in parameters]
-        return (*kinds, self.coeff, self.concat_bound)
+        return (*kinds, *(layer.coeff for layer in layers), self.concat_bound)
 
     def bind_group(self, maps: Sequence[LipschitzMap]) -> list[DenseBound]:
         """Normalise the weights of equal nets and fold their concatenations in."""
@@ -263,7 +262,7 @@ class DenseNet(LipschitzMap):
         weights = effective(
             [torch.stack([layer.weight for layer in column]) for column in columns],
             [torch.stack([layer.direction for layer in column]) for column in columns],
-            self.coeff,
+            [layer.coeff for layer in self._layers()],
             torch.stack([net.concat for net in nets]),
             self.concat_bound,
         )

@@ -37,16 +37,16 @@ def concatenation(
 def effective(
     weights: Sequence[Tensor],
     directions: Sequence[Tensor],
-    coeff: float,
+    coeffs: Sequence[float],
     logits: Float[Tensor, "nets depth 2"],
     bound: float,
 ) -> tuple[Tensor, ...]:
     """Normalised weights with the concatenation folded in, of several equal nets at once.
 
-    Every layer's weights and directions are stacked over the nets.
+    Every layer's weights and directions are stacked over the nets, which share its coefficient.
     """
     scales = input_scales([w.shape[2] for w in weights], concatenation(logits, bound))
-    scaled_down = [divisors(w, d, coeff) for w, d in zip(weights, directions, strict=True)]
+    scaled_down = [divisors(*layer) for layer in zip(weights, directions, coeffs, strict=True)]
     factors = [s / d.unsqueeze(1) for s, d in zip(scales, scaled_down, strict=True)]
     return tuple(scale_inputs(w, f) for w, f in zip(weights, factors, strict=True))
 

@@ -13,6 +13,8 @@ from flow_core.bijection import Context
 
 # What `bound_together` has bound, by map and grad mode.
 BOUND: ContextVar[Mapping[tuple[int, bool], BoundMap]] = ContextVar("BOUND", default={})  # noqa: B039
+# What `frozen` holds, by map: a copy of a map is another map and not held.
+HELD: ContextVar[Mapping[int, BoundMap]] = ContextVar("HELD", default={})  # noqa: B039
 
 
 class LipschitzMap(nn.Module, ABC):
@@ -27,7 +29,6 @@ class LipschitzMap(nn.Module, ABC):
     def __init__(self, event_shape: Sequence[int] | None = None) -> None:
         super().__init__()
         self.event_shape = None if event_shape is None else torch.Size(event_shape)
-        self._held: BoundMap | None = None
 
     def require_input(self, x: Tensor, context: Context) -> None:
         """Refuse what G is not made for; on maps of another size its certificate does not hold.
@@ -77,7 +78,8 @@ class LipschitzMap(nn.Module, ABC):
         Raises:
             RuntimeError: If the map is held by `frozen` and gradients are switched on.
         """
-        if self._held is None:
+        held = HELD.get().get(id(self))
+        if held is None:
             together = BOUND.get().get(binding(self))
             return self.attach(self.bind_weights() if together is None else together, context)
         if torch.is_grad_enabled():
@@ -85,21 +87,7 @@ class LipschitzMap(nn.Module, ABC):
                 "expected torch.no_grad() inside frozen(model): the held weights carry no "
                 "gradient; leave frozen() to train"
             )
-        return self.attach(self._held, context)
-
-    @property
-    def held(self) -> bool:
-        """Whether `frozen` holds the effective weights."""
-        return self._held is not None
-
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Keep the effective weights of this moment until `release`, see `frozen`."""
-        self._held = self.bind_weights()
-
-    def release(self) -> None:
-        """Bind anew from the raw parameters."""
-        self._held = None
+        return self.attach(held, context)
 
 
 def binding(m: LipschitzMap) -> tuple[int, bool]:
@@ -111,13 +99,20 @@ def binding(m: LipschitzMap) -> tuple[int, bool]:
 def frozen(model: nn.Module) -> Generator[None]:
     """Hold the effective weights of every map for a long inference loop.
 
-    Inside, maps refuse to be used with gradients, and changes of parameters are not seen.
+    Inside, maps refuse to be used with gradients, and changes of parameters are not seen. It holds
+    for the thread that entered it; inside another `frozen`, the weights of the outer one stay.
     """
-    maps = [m for m in model.modules() if isinstance(m, LipschitzMap)]
+    outer = HELD.get()
+    maps = [m for m in model.modules() if isinstance(m, LipschitzMap) and id(m) not in outer]
+    token = HELD.set({**outer, **{id(m): _copy_of_bound(m) for m in maps}})
     try:
-        for m in maps:
-            m.hold()
         yield
     finally:
-        for m in maps:
-            m.release()
+        HELD.reset(token)
+
+
+@torch.no_grad()
+def _copy_of_bound(m: LipschitzMap) -> BoundMap:
+    """The bound map with tensors of its own: some are the parameters themselves."""
+    bound = m.bind_weights()
+    return bound.with_tensors([t.clone() for t in bound.tensors()])

@@ -150,6 +150,10 @@ class Inductor(Runner):
         self._sizes = batch_sizes
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
+    def __reduce__(self) -> tuple[Callable[[frozenset[int]], "Inductor"], tuple[frozenset[int]]]:
+        """Copies and pickles of a model compile anew, or share what this process has compiled."""
+        return inductor, (self._sizes,)
+
     @property
     def unroll(self) -> int:
         """What Newton's method usually needs."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from flow_core.maps.lipschitz_map import BOUND, LipschitzMap, binding
+from flow_core.maps.lipschitz_map import BOUND, HELD, LipschitzMap, binding
 
 
 @contextmanager
@@ -19,12 +19,13 @@ def bound_together(model: nn.Module) -> Generator[None]:
 
     For one pass through a model, whose parameters do not change on the way: what is bound lives as
     long as the context and belongs to it, not to the modules. Contexts nest; inner ones bind only
-    what outer ones have not.
+    what outer ones have not. A part of `model` that is checkpointed on its own would bind a second
+    time when it is recomputed, which torch refuses: checkpoint the model as a whole.
     """
     outer = BOUND.get()
     groups: defaultdict[Hashable, list[LipschitzMap]] = defaultdict(list)
     for module in model.modules():
-        if isinstance(module, LipschitzMap) and not (module.held or binding(module) in outer):
+        if isinstance(module, LipschitzMap) and not _bound_already(module):
             key = module.binding_key()
             if key is not None:
                 groups[type(module), key].append(module)
@@ -37,3 +38,7 @@ def bound_together(model: nn.Module) -> Generator[None]:
         yield
     finally:
         BOUND.reset(token)
+
+
+def _bound_already(m: LipschitzMap) -> bool:
+    return id(m) in HELD.get() or binding(m) in BOUND.get()

@@ -1,0 +1,38 @@
+"""Blocks keep the precision of their input where autocast would lower it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from flow_core.bijection import Bijection
+from flow_core.blocks import Implicit, Monotone, Residual
+from flow_core.maps import DenseNet
+
+
+def image_net() -> DenseNet:
+    return DenseNet(2, growth=4, depth=1, map_size=(3, 3))
+
+
+Build = Callable[[Callable[[], DenseNet]], Bijection]
+
+BLOCKS: dict[str, Build] = {
+    "residual": lambda net: Residual(net()),
+    "monotone": lambda net: Monotone(net()),
+    "implicit": lambda net: Implicit(net(), net()),
+}
+
+
+@pytest.mark.parametrize("vector", [True, False])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_round_trip_under_autocast(kind: str, vector: bool) -> None:
+    torch.manual_seed(0)
+    block = BLOCKS[kind](lambda: DenseNet(5, growth=4, depth=1) if vector else image_net())
+    x = torch.randn(4, 5) if vector else torch.randn(4, 2, 3, 3)
+    y, log_det = block(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, got_log_det = block(x)
+        again, back = block.inverse_and_log_det(got)
+    torch.testing.assert_close(got, y, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got_log_det, log_det, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(back, -log_det, rtol=0, atol=1e-4)
