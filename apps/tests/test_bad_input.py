@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from flow_core.blocks import Solve
 from flow_data import sample_toy
+from flow_solvers import SolverError
 from torch import Tensor
 
 Cli = Callable[..., Any]
@@ -69,6 +71,8 @@ def run(cli: Cli, tmp_path: Path) -> Path:
         (("image", "--set", "scales=[1,1,1,1,1]"), ("cannot be halved",)),
         (("image", "--set", "alpha=0.7"), ("alpha",)),
         (("image", "mnist-monotone"), ("expected train-images",)),
+        (("toy2d", "--set", "test_size=1"), ("test_size", "at least 2")),
+        (("toy2d", "--set", 'trackers=["no_such_tracker"]'), ("no_such_tracker", "install")),
     ],
 )
 def test_a_bad_request_makes_no_folder(
@@ -198,9 +202,34 @@ def test_a_damaged_checkpoint_is_refused(
     assert snapshot(run) == before
 
 
-def test_a_damaged_config_is_refused(cli: Cli, run: Path) -> None:
-    (run / "config.json").write_text("{")
-    assert_one_error(cli("evaluate", run), "config.json")
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"experiment": ["toy2d"], "config": {}}', '{"experiment": "toy2d", "config": 3}'],
+)
+@pytest.mark.parametrize("command", [("evaluate",), ("toy2d", "--resume", "--out")])
+def test_a_damaged_config_is_refused(
+    cli: Cli, run: Path, command: tuple[str, ...], content: str
+) -> None:
+    (run / "config.json").write_text(content)
+    assert_one_error(cli(*command, run), "config.json")
+
+
+def test_a_folder_that_was_never_begun_is_used(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".unfinished-config.json.123").write_text("{")
+    assert cli("toy2d", *TOY, "--iterations", 2, "--out", folder).exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_a_solver_that_fails_after_training_is_one_error(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SolverError("w + G(w) = x", torch.tensor([1.0]), torch.tensor([1]))
+
+    monkeypatch.setattr(Solve, "__call__", fail)
+    assert_one_error(cli(command, run), "step 2", "samples [0]", "1 STALLED")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from flow_apps.errors import CheckpointError, RunFolderError, TrainingFailure
+from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
 from flow_apps.training import Engine, RunFolder, load_checkpoint
 from flow_apps.training.metrics import read_metrics
+from flow_core.lipschitz import lipschitz_certificate, lipschitz_layers
 from torch import Tensor
 
 Make = Callable[..., Engine]
@@ -336,3 +338,35 @@ def test_the_config_is_on_disk(make_engine: Make, tmp_path: Path) -> None:
     assert content["config"]["seed"] == 5
     assert content["command"] == ["test"]
     assert {"python", "torch", "flow-core"} <= content["versions"].keys()
+
+
+def test_what_had_to_be_repaired_for_the_test_is_told_and_put_back(
+    make_engine: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = make_engine(tmp_path / "run", iterations=2)
+
+    def repair() -> list[str]:
+        for parameter in engine.objective.parameters():
+            parameter.data.zero_()
+        return ["net"]
+
+    engine.objective.repair = repair  # type: ignore[method-assign] # stands for a lost bound
+    assert engine.run()
+    assert "bound of net was not below 1" in capsys.readouterr().err
+    assert json.loads(engine.folder.summary_path.read_text())["repaired"] == ["net"]
+    assert any(bool(p.any()) for p in engine.objective.parameters())
+
+
+def test_a_lost_lipschitz_bound_is_repaired() -> None:
+    config = Toy2dConfig(blocks=2, growth=4, depth=1)
+    objective = Toy2dObjective(config)
+    assert objective.repair() == []
+    layers = lipschitz_layers(objective.flow.bijection)
+    with torch.no_grad():
+        for layer in layers[:2]:  # the estimate says nothing about these weights
+            layer.direction.zero_()
+            layer.weight.normal_(std=3.0)
+    assert max(lipschitz_certificate(objective.model).values()) > 1
+    (name,) = objective.repair()
+    assert name.endswith("layers.0.g")
+    assert max(lipschitz_certificate(objective.model).values()) < 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flow_apps.errors import ConfigError
+from flow_apps.training import TrainingConfig
 from flow_apps.training.metrics import (
     JsonLines,
     TensorBoard,
@@ -14,6 +15,7 @@ from flow_apps.training.metrics import (
     cut_metrics,
     flatten,
     read_metrics,
+    require_trackers,
 )
 
 
@@ -55,7 +57,17 @@ def test_a_tracker_gets_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(ConfigError, match="no_such_tracker is not installed"):
-        Tracker("no_such_tracker", "project", "run", {})
+        require_trackers(TrainingConfig(trackers=("no_such_tracker",)))
+
+
+def test_lines_that_are_none_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = {"step": 3, "split": "train", "nats": 1.0}
+    odd = [b"[1]", b"7", b"{}", b'{"step": "3"}', b"\xff\xfe", b'{"step": 4, "spl']
+    path.write_bytes(b"\n".join([json.dumps(good).encode(), *odd]))
+    assert read_metrics(path) == [good]
+    cut_metrics(path, 3)
+    assert read_metrics(path) == [good]
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:

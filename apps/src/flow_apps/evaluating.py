@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flow_apps.experiments import ContractiveObjective, DensityObjective
 from flow_apps.loading import Choice, LoadedRun, load_run
+from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic, write_json
 from flow_apps.training.randomness import isolated
 
@@ -31,7 +32,11 @@ def evaluate(
     """
     run = load_run(path, checkpoint=checkpoint, device=device, data_root=data_root)
     objective = run.objective
-    with torch.no_grad(), isolated(torch.device(device), *_seed(run)):
+    with (
+        torch.no_grad(),
+        isolated(torch.device(device), *_seed(run)),
+        solver_failures(run.step, "test"),
+    ):
         name, values, merits = _per_sample(objective)
     results: dict[str, object] = {"checkpoint": checkpoint, "step": run.step}
     results |= objective.mean_and_error(merits)

@@ -12,6 +12,7 @@ from flow_apps.training import (
     from_json,
     load_checkpoint,
     load_tested_weights,
+    repair_and_say,
 )
 from flow_apps.training.overrides import apply_overrides
 
@@ -65,4 +66,5 @@ def load_run(
     state = load_checkpoint(checkpoints.best, place) if best else checkpoints.newest(place)
     objective = experiment.objective(config).to(place)
     load_tested_weights(objective, state)
+    repair_and_say(objective, visible=True)
     return LoadedRun(folder, config, objective, int(state["step"]))

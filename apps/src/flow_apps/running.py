@@ -20,6 +20,7 @@ from flow_apps.training import (
     resume,
     to_json,
 )
+from flow_apps.training.metrics import require_trackers
 from flow_apps.training.overrides import suggestion
 from flow_apps.training.progress import say
 
@@ -78,6 +79,7 @@ def train(request: Request) -> bool:
         config = _stored_config(request, experiment)
     else:
         config = apply_overrides(preset.config, request.overrides)
+    require_trackers(config.training)
     with ranks(config.training.device) as here:
         return _train(request, preset, experiment, config, here)
 

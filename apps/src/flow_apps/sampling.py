@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flow_apps.errors import ConfigError, RunFolderError
 from flow_apps.experiments import DensityObjective
 from flow_apps.loading import Choice, load_run
+from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic
 from flow_apps.training.randomness import isolated
 
@@ -101,7 +102,8 @@ def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int]:
     if request.budget is not None:
         _limit_solves(objective.model, request.budget)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
-    with torch.no_grad(), seeded, record(objective.model) as report:
+    watched = solver_failures(run.step, "sampling")
+    with torch.no_grad(), seeded, watched, record(objective.model) as report:
         samples = objective.sample(request.count, request.temperature)
         objective.draw_samples(samples, files[0])
     buffer = io.BytesIO()

@@ -1,13 +1,13 @@
 """Training of models whose layers must stay contractions."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from flow_core.bijection import Bijection
 from flow_core.blocks import Solve
-from flow_core.lipschitz import lipschitz_certificate, update_lipschitz
+from flow_core.lipschitz import lipschitz_certificate, repair_lipschitz, update_lipschitz
 from flow_core.maps import DenseNet, compile_maps
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +25,9 @@ class ContractionConfig:
         coeff: Bound on the spectral norm of every layer, below 1.
         concat_bound: Bound on the weights of a concatenation, at most 1.
         learn_concat_from: First step that changes the weights of the concatenations.
-        power_iterations: Power iterations after every step.
-        test_power_iterations: Power iterations before every test.
+        power_iterations: Power iterations of convolutions after every step; the spectral norms of
+            matrices are exact at all times.
+        test_power_iterations: Power iterations of convolutions before every test.
         on_solver_failure: End the run, or go on with the best iterate and count the failure.
     """
 
@@ -48,6 +49,15 @@ class ContractionConfig:
     def solve(self) -> Solve:
         """Settings of the solves of a block."""
         return Solve(on_failure=self.on_solver_failure)
+
+
+def require_spread(test_size: int) -> None:
+    """Refuse a test that can have no standard error.
+
+    Raises:
+        ConfigError: If it has fewer than two samples.
+    """
+    require(test_size > 1, f"test_size: expected at least 2 for a standard error, got {test_size}")
 
 
 class ContractiveObjective(Objective):
@@ -83,6 +93,10 @@ class ContractiveObjective(Objective):
     def prepare_test(self) -> None:
         """Know spectral norms well before a test."""
         update_lipschitz(self.model, self.contraction.test_power_iterations)
+
+    def repair(self) -> Sequence[str]:
+        """Scale maps down whose certified Lipschitz bound is not below 1."""
+        return repair_lipschitz(self.model)
 
     @property
     @abstractmethod

@@ -21,7 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments.contraction import ContractionConfig, ContractiveObjective
+from flow_apps.experiments.contraction import (
+    ContractionConfig,
+    ContractiveObjective,
+    require_spread,
+)
 from flow_apps.figures.fit import draw_fit
 from flow_apps.training import Batch, TrainingConfig, require
 from flow_apps.training.overrides import suggestion
@@ -78,6 +82,7 @@ class Fit1dConfig:
         for name in ("growth", "depth", "test_size"):
             value = getattr(self, name)
             require(value > 0, f"{name}: expected a positive integer, got {value}")
+        require_spread(self.test_size)
 
 
 def build_chain(config: Fit1dConfig) -> Chain:

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments.contraction import ContractionConfig
+from flow_apps.experiments.contraction import ContractionConfig, require_spread
 from flow_apps.experiments.density import DensityObjective
 from flow_apps.figures.images import draw_images
 from flow_apps.training import Batch, TrainingConfig, require
@@ -97,6 +97,7 @@ class ImageConfig:
         for name in ("growth", "depth", "dense_growth", *sizes):
             value = getattr(self, name)
             require(value > 0, f"{name}: expected a positive integer, got {value}")
+        require_spread(self.test_size)
         dense = self.dense_blocks
         require(dense >= 0, f"dense_blocks: expected 0 or a positive integer, got {dense}")
         positive = bool(self.scales) and min(self.scales) > 0

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments.contraction import ContractionConfig
+from flow_apps.experiments.contraction import ContractionConfig, require_spread
 from flow_apps.experiments.density import DensityObjective
 from flow_apps.figures.density import draw_density, draw_points
 from flow_apps.training import Batch, TrainingConfig, require
@@ -67,6 +67,7 @@ class Toy2dConfig:
         for name in ("blocks", "growth", "depth", "test_size"):
             value = getattr(self, name)
             require(value > 0, f"{name}: expected a positive integer, got {value}")
+        require_spread(self.test_size)
 
 
 def build_toy_flow(config: Toy2dConfig) -> Flow:
@@ -128,7 +129,7 @@ class Toy2dObjective(DensityObjective):
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Mean negative log-likelihood of fresh points that do not depend on the seed."""
-        size = self.config.test_size if split == "test" else self.config.test_size // 5
+        size = self.config.test_size if split == "test" else max(1, self.config.test_size // 5)
         return {"nats": float(self._nats(self._points(split, step, size)).mean())}
 
     def log_likelihoods(self, split: str, draws: int) -> Float[Tensor, " count"]:

@@ -12,6 +12,7 @@ from flow_apps.training.overrides import (
     parse_assignments,
     to_json,
 )
+from flow_apps.training.reporting import repair_and_say
 from flow_apps.training.resumption import resume
 from flow_apps.training.run_folder import RunFolder
 from flow_apps.training.state import TrainingState, load_tested_weights
@@ -33,6 +34,7 @@ __all__ = [
     "load_tested_weights",
     "parse_assignments",
     "ranks",
+    "repair_and_say",
     "require",
     "resume",
     "save_checkpoint",

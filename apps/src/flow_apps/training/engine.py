@@ -28,7 +28,7 @@ from flow_apps.training.moving_average import tested_weights
 from flow_apps.training.objective import Batch, Objective
 from flow_apps.training.progress import Advance, progress, say, working
 from flow_apps.training.randomness import isolated, seed_step
-from flow_apps.training.reporting import Reporter, StepResult, last_tests
+from flow_apps.training.reporting import Reporter, StepResult, last_tests, repair_and_say
 from flow_apps.training.run_folder import RunFolder
 from flow_apps.training.state import TrainingState, load_tested_weights
 
@@ -144,8 +144,15 @@ class Engine:
         self.state.optimizer.step()
         if self.state.average is not None:
             self.state.average.update_parameters(self.objective.model)
-        self.objective.after_optimizer_step(step)
+        self._after_optimizer_step(step)
         return StepResult(scalars, rate, report)
+
+    def _after_optimizer_step(self, step: int) -> None:
+        try:
+            self.objective.after_optimizer_step(step)
+        except ValueError:
+            require_finite_weights(self.objective, step)
+            raise
 
     def _forward(
         self, module: nn.Module, batch: Batch, step: int, stop: StopRequest, *, logged: bool
@@ -260,8 +267,9 @@ class Engine:
     def _finish(self) -> None:
         """Test the final and the best weights, and write the summary."""
         with self._testing("test"), self._working("testing the final weights"):
+            repaired = self._repair()
             tested = self.objective.test(self.state.step)
-            results: dict[str, object] = {**tested}
+            results: dict[str, object] = {**tested, "repaired": repaired}
             results |= self.objective.audit()
         results |= self._test_best(tested)
         if self.ranks.is_first:
@@ -281,9 +289,14 @@ class Engine:
         if best["step"] != self.state.step:
             with self._testing("test"), self._working("testing the best weights"):
                 load_tested_weights(self.objective, best)
+                self._repair()
                 values = self.objective.test(self.state.step)
         results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
         return results | {"best_step": int(best["step"])}
+
+    def _repair(self) -> list[str]:
+        """What the objective had to change to keep its promises; say so."""
+        return repair_and_say(self.objective, visible=self.ranks.is_first)
 
     def _working(self, activity: str) -> AbstractContextManager[None]:
         return working(activity, visible=self.ranks.is_first)

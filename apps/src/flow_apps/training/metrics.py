@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import math
 from collections.abc import Generator, Mapping
@@ -59,12 +60,7 @@ class Tracker:
     """An experiment tracker with the interface that wandb and trackio share."""
 
     def __init__(self, name: str, project: str, run: str, config: Values) -> None:
-        try:
-            self._module: Any = importlib.import_module(name)
-        except ImportError as error:
-            raise ConfigError(
-                f"trackers: {name} is not installed; install it or drop it"
-            ) from error
+        self._module: Any = importlib.import_module(name)
         self._module.init(project=project, name=run, config=dict(config))
 
     def log(self, step: int, split: str, values: Values) -> None:
@@ -75,6 +71,17 @@ class Tracker:
     def close(self) -> None:
         """End the run at the tracker."""
         self._module.finish()
+
+
+def require_trackers(config: TrainingConfig) -> None:
+    """Refuse trackers that are not there, before anything is written.
+
+    Raises:
+        ConfigError: If one is not installed.
+    """
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"trackers: {name} is not installed; install it or drop it")
 
 
 @contextlib.contextmanager
@@ -94,14 +101,20 @@ def open_loggers(
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a line that a killed process left half written is dropped."""
-    rows: list[dict[str, Any]] = []
+    """The lines of a metrics file; what is no such line, like a half written one, is dropped."""
     if not path.exists():
-        return rows
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [row for row in map(_parsed, lines) if row is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    valid = isinstance(row, dict) and isinstance(row.get("step"), int)  # pyright: ignore
+    return cast(dict[str, Any], row) if valid else None
 
 
 def cut_metrics(path: Path, step: int) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from flow_apps.training.clock import StepClock
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.metrics import Logger, read_metrics
+from flow_apps.training.objective import Objective
+from flow_apps.training.progress import say
 from flow_apps.training.run_folder import RunFolder
 
 _LAST_TESTS = 20
@@ -88,3 +90,18 @@ def last_tests(folder: RunFolder) -> dict[str, object]:
         for name in _TESTED
         if (recent := [row for row in tests if name in row][-_LAST_TESTS:])
     }
+
+
+def repair_and_say(objective: Objective, *, visible: bool) -> list[str]:
+    """Let a result keep its promises, and name what had to be changed for that.
+
+    Args:
+        objective: With the weights that are tested.
+        visible: Whether this process may show anything.
+    """
+    repaired = list(objective.repair())
+    for name in repaired:
+        say(
+            f"the certified Lipschitz bound of {name} was not below 1: scaled down", visible=visible
+        )
+    return repaired

@@ -11,7 +11,7 @@ import torch
 
 from flow_apps.errors import RunFolderError
 from flow_apps.training.checkpoint import Checkpoints
-from flow_apps.training.files import remove_unfinished, write_json
+from flow_apps.training.files import TEMPORARY_PREFIX, remove_unfinished, write_json
 from flow_apps.training.metrics import cut_metrics
 
 _PACKAGES = ("flow-apps", "flow-core", "flow-data", "flow-kernels", "flow-logdet", "flow-solvers")
@@ -47,15 +47,17 @@ class RunFolder:
         Raises:
             RunFolderError: If there is something already, or the folder cannot be made.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _unused_folder(path):
             raise RunFolderError(
                 f"{path} exists already and is not overwritten; "
                 "give another folder with --out, or go on with --resume"
             )
         folder = cls(path)
         try:
-            folder._make_folders()
+            # First what --resume needs: a process killed before leaves nothing that counts.
+            path.mkdir(parents=True, exist_ok=True)
             folder.describe(description, command)
+            folder._make_folders()
         except OSError as error:
             raise RunFolderError(f"cannot create {path}: {error.strerror}") from error
         return folder
@@ -82,9 +84,13 @@ class RunFolder:
             content = json.loads(self.config_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunFolderError(f"cannot read {self.config_path}: {error}") from error
-        if not isinstance(content, dict) or not {"experiment", "config"} <= content.keys():
+        described = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+        if not (
+            isinstance(described.get("experiment"), str)
+            and isinstance(described.get("config"), dict)
+        ):
             raise RunFolderError(f"{self.config_path} is not the config of a run")
-        return cast(dict[str, Any], content)
+        return described
 
     def describe(self, description: Mapping[str, object], command: Sequence[str]) -> None:
         """Write config.json with the present versions."""
@@ -130,6 +136,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "source tree"
     return found
+
+
+def _unused_folder(path: Path) -> bool:
+    """Whether there is nothing but what a killed process had not finished writing."""
+    return path.is_dir() and all(p.name.startswith(TEMPORARY_PREFIX) for p in path.iterdir())
 
 
 def _unused(path: Path) -> Path:
