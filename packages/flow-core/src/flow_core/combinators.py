@@ -214,6 +214,7 @@ class Multiscale(Bijection):
         terms: list[Tensor] = []
 
         def standardise(prior: Bijection, z: Tensor, h: Tensor) -> Tensor:
+            """Through a split prior, whose log-determinant is kept."""
             z, term = prior(z, context=h)
             terms.append(term)
             return z

@@ -73,6 +73,7 @@ class _Best:
     solved: Bool[Tensor, " batch"]
 
     def select(self, index: Index) -> "_Best":
+        """The best iterates of a subset of the batch."""
         return _Best(self.value[index], self.residual[index], self.norm[index], self.solved[index])
 
 
@@ -86,6 +87,7 @@ class _Outcome:
     evaluations: Int[Tensor, " batch"]
 
     def store(self, rows: Index, part: "_Outcome") -> None:
+        """Put the outcome of some samples in their places."""
         self.value.index_copy_(0, rows, part.value)
         self.norm.index_copy_(0, rows, part.norm)
         self.status.index_copy_(0, rows, part.status)
@@ -129,6 +131,7 @@ class _Iteration:
         self.every = _CALLS_PER_SYNC_CUDA if x.is_cuda else 1
 
     def run(self, budget: int) -> Solution:
+        """Evaluate until every sample is solved or given up."""
         calls = 0
         while True:
             calls += 1

@@ -77,6 +77,7 @@ class _NewtonMethod(Method):
     def evaluate(
         self, bound: BoundMap, w: Float[Tensor, " batch *shape"]
     ) -> Float[Tensor, " batch *shape"]:
+        """G(w), and its linearization for the step."""
         self.linearization = bound.linearize(w)
         return self.linearization.value
 
@@ -86,6 +87,7 @@ class _NewtonMethod(Method):
         residual: Float[Tensor, " batch *shape"],
         reset: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch *shape"]:
+        """The Newton step, or a Picard step where the last one was taken back."""
         assert self.linearization is not None
         jacobian = self.linearization.jacobian()
         step = solve_shifted(jacobian, samples.flat(residual)).reshape(w.shape)
@@ -94,5 +96,6 @@ class _NewtonMethod(Method):
         return torch.where(samples.per_sample(reset, w), residual, step)
 
     def select(self, index: Index) -> None:
+        """Keep the linearization of a subset of the batch."""
         assert self.linearization is not None
         self.linearization = self.linearization.select(index)

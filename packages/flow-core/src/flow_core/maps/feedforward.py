@@ -63,6 +63,7 @@ class FeedForwardBound:
         queue = iter(tensors)
 
         def renew(activation: BoundActivation) -> BoundActivation:
+            """The activation with the next tensors as its parameters."""
             return activation.with_params([next(queue) for _ in activation.params])
 
         return replace(
