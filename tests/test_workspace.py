@@ -10,7 +10,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = sorted((ROOT / "packages").iterdir())
-READMES = [ROOT / "README.md", *(p / "README.md" for p in [*PACKAGES, ROOT / "apps"])]
+
+PAGES = [
+    ROOT / "README.md",
+    *(p / "README.md" for p in [*PACKAGES, ROOT / "apps"]),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def _project(package: Path) -> dict[str, Any]:
@@ -18,17 +23,15 @@ def _project(package: Path) -> dict[str, Any]:
     return project
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda p: p.parent.name)
-def test_examples_of_readmes_run(
-    readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
-    if readme.parent in PACKAGES:
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    if page.parent in PACKAGES:
         assert blocks, "every package README has a runnable example"
     for block in blocks:
-        exec(compile(block, str(readme), "exec"), {"__name__": "__main__"})
+        exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
