@@ -1,0 +1,80 @@
+"""Pixels taken together in blocks: fewer and larger steps for few channels.
+
+A padded convolution on C channels is one on ph·pw·C channels of an image of blocks, whose corner
+tap couples the pixels of a block: block lower triangular, with the corner of the kernel on its
+diagonal.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_TARGET = 48
+_SHAPES = ((4, 4), (2, 4), (2, 2), (1, 2))
+
+
+def block_shape(channels: int) -> tuple[int, int]:
+    """Height and width of the blocks: about 48 numbers each are solved for at once."""
+    return next((s for s in _SHAPES if s[0] * s[1] * channels <= _TARGET), (1, 1))
+
+
+class Recursion(NamedTuple):
+    """z(p) = first · x(p) - Σ taps · z(pixels before p), for blocks of pixels.
+
+    Attributes:
+        first: Inverse of the corner tap, transposed, to multiply from the right.
+        taps: For every row above, the taps of its columns from left to right below each other.
+    """
+
+    first: Float[Tensor, "size size"]
+    taps: Float[Tensor, "rows inputs size"]
+
+
+def recursion(
+    kernel: Float[Tensor, "channels channels height width"],
+    shape: tuple[int, int],
+    *,
+    upper: bool,
+) -> Recursion:
+    """What solves the convolution with a kernel, whose corner is lower or `upper` triangular."""
+    channels, _, *size = kernel.shape
+    index = _index(*size, *shape).to(kernel.device)
+    rows, columns, pixels, _ = index.shape
+    if upper:  # lower triangular with the channels in reverse
+        kernel = kernel.flip(0, 1)
+    taps = torch.cat((kernel.flatten(2).permute(2, 0, 1), kernel.new_zeros(1, channels, channels)))
+    together = pixels * channels
+    blocks = taps[index].transpose(3, 4).reshape(rows, columns, together, together)
+    unit = torch.eye(together, dtype=kernel.dtype, device=kernel.device)
+    inverse = torch.linalg.solve_triangular(blocks[0, 0], unit, upper=False)
+    solved = inverse @ blocks
+    if upper:
+        inverse, solved = _reversed(inverse, channels), _reversed(solved, channels)
+    right = solved.transpose(2, 3).flip(1)
+    return Recursion(inverse.mT, right.reshape(rows, columns * together, together))
+
+
+@cache
+def _index(kh: int, kw: int, ph: int, pw: int) -> Int[Tensor, "rows columns out_pixels in_pixels"]:
+    """Which tap of the kernel a pixel of a block applies to one of a block above or to the left.
+
+    kh·kw stands for none.
+    """
+    rows, columns = (kh + ph - 2) // ph + 1, (kw + pw - 2) // pw + 1
+    index = torch.full((rows, columns, ph * pw, ph * pw), kh * kw)
+    for y, x, up, left in torch.cartesian_prod(*map(torch.arange, (ph, pw, kh, kw))).tolist():
+        row, column = y - up, x - left
+        place = -(row // ph), -(column // pw), y * pw + x, row % ph * pw + column % pw
+        index[place] = (kh - 1 - up) * kw + kw - 1 - left
+    return index
+
+
+def _reversed(matrix: Tensor, channels: int) -> Tensor:
+    """Channels in reverse on both sides, pixels as they are."""
+    *leading, size, _ = matrix.shape
+    pixels = size // channels
+    split = matrix.reshape(*leading, pixels, channels, pixels, channels)
+    return split.flip(-1, -3).reshape(matrix.shape)

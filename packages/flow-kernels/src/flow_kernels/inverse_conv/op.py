@@ -1,0 +1,244 @@
+"""The public operations: z = T⁻¹ x and x = T z, differentiable to any order.
+
+The solve is closed under differentiation: its gradients are solves with the transposed convolution
+and sums of products of pixels, its tangents are solves. Compilers see it as one operation.
+"""
+
+# ruff: noqa: ANN401 (what autograd passes to a Function has no type)
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import conv2d, pad
+from torch.nn.grad import conv2d_weight
+
+from flow_kernels.autograd import forward_mode, is_differentiated, keep_signature, primals
+from flow_kernels.inverse_conv.orders import Order, adjoint, codes, flipped, padding
+from flow_kernels.inverse_conv.wavefront import solve_canonical
+from flow_kernels.pila import widen
+
+
+def inverse_conv2d(
+    x: Float[Tensor, "batch channels height width"],
+    weight: Float[Tensor, "channels group_channels kernel_height kernel_width"],
+    *,
+    orders: Order | Sequence[Order] = "TL",
+    log_diagonal: Float[Tensor, " channels"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """z = T⁻¹ x, where T is `padded_conv2d`; log abs det is -height · width · Σ log_diagonal.
+
+    Half precision is solved in float32 and rounded once, whatever the autocast state. Only z and
+    the kernel are kept for the backward pass.
+
+    Args:
+        x: Images.
+        weight: As for `padded_conv2d`.
+        orders: From which corner each group looks, or one for all.
+        log_diagonal: As for `padded_conv2d`.
+
+    Raises:
+        ValueError: As for `padded_conv2d`.
+    """
+    numbers, kernel = _prepared(x, weight, orders, log_diagonal)
+    with _without_autocast(x):
+        return _solve(widen(x), widen(kernel), numbers, transposed=False).to(x.dtype)
+
+
+def padded_conv2d(
+    z: Float[Tensor, "batch channels height width"],
+    weight: Float[Tensor, "channels group_channels kernel_height kernel_width"],
+    *,
+    orders: Order | Sequence[Order] = "TL",
+    log_diagonal: Float[Tensor, " channels"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """x = T z, the convolution (cross-correlation) that is padded on one corner of the image.
+
+    The last tap, weight[:, :, -1, -1], sees the pixel itself. Of its matrix only what is below the
+    diagonal is used; on the diagonal stands exp(log_diagonal), or one. So T is triangular, and log
+    abs det T = height · width · Σ log_diagonal.
+
+    Args:
+        z: Images.
+        weight: A kernel for every group of channels, in the orientation of the order TL; as many
+            groups as weight.shape[1] goes into the channels.
+        orders: TL pads above and to the left, TR above and to the right, BL and BR below; one for
+            all groups or one for each.
+        log_diagonal: Logarithms of the diagonal of the last tap.
+
+    Raises:
+        ValueError: Shapes do not fit each other, an order is unknown, or dtypes differ.
+    """
+    numbers, kernel = _prepared(z, weight, orders, log_diagonal)
+    with _without_autocast(z):
+        return _apply(widen(z), widen(kernel), numbers, transposed=False).to(z.dtype)
+
+
+def _prepared(
+    x: Tensor, weight: Tensor, orders: Order | Sequence[Order], log_diagonal: Tensor | None
+) -> tuple[list[int], Tensor]:
+    groups = _groups(x, weight)
+    if log_diagonal is not None and log_diagonal.shape != x.shape[1:2]:
+        raise ValueError(
+            f"expected a log_diagonal of shape ({x.shape[1]},), got {tuple(log_diagonal.shape)}"
+        )
+    return codes(orders, groups), _triangular(weight, groups, log_diagonal)
+
+
+def _groups(x: Tensor, weight: Tensor) -> int:
+    if not x.is_floating_point() or x.dtype != weight.dtype or x.device != weight.device:
+        raise ValueError(
+            f"expected x and weight of one floating point dtype on one device, got {x.dtype} on "
+            f"{x.device} and {weight.dtype} on {weight.device}"
+        )
+    channels, inputs, *size = weight.shape
+    fits = channels == x.shape[1] and inputs > 0 and channels % inputs == 0 and min(size) > 0
+    if not fits:
+        raise ValueError(
+            f"expected a weight of shape (channels, channels/groups, height, width) for images of "
+            f"{x.shape[1]} channels, got {tuple(weight.shape)}"
+        )
+    return channels // inputs
+
+
+def _triangular(
+    weight: Tensor, groups: int, log_diagonal: Tensor | None
+) -> Float[Tensor, "groups out_channels in_channels height width"]:
+    """The kernels of all groups, with what is not used of the last tap replaced."""
+    kernel = weight.view(groups, -1, *weight.shape[1:])
+    size, to_last_tap = kernel.shape[1], (kernel.shape[4] - 1, 0, kernel.shape[3] - 1, 0)
+    diagonal = (
+        kernel.new_ones(groups, size)
+        if log_diagonal is None
+        else log_diagonal.exp().view(groups, size)
+    )
+    unit = torch.eye(size, dtype=kernel.dtype, device=kernel.device)
+    corner = pad((unit * diagonal.unsqueeze(-1))[..., None, None], to_last_tap)
+    unused = torch.ones_like(unit, dtype=torch.bool).triu()
+    fixed: Tensor = pad(unused[..., None, None], to_last_tap)
+    return torch.where(fixed, corner, kernel)
+
+
+def _solve(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
+    """T⁻¹ x or T⁻ᵀ x."""
+    if torch.compiler.is_compiling() or not is_differentiated(x, kernel):
+        return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
+    return cast(Tensor, _Solve.apply(x, kernel, orders, transposed))
+
+
+@torch.library.custom_op("flow_kernels::solve_padded_conv", mutates_args=())
+def _solve_raw(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
+    if transposed:
+        orders, kernel = adjoint(orders), kernel.transpose(1, 2)
+    parts = zip(x.chunk(len(kernel), 1), kernel, orders, strict=True)
+    solved = [
+        flipped(solve_canonical(flipped(part, order), own, upper=transposed), order)
+        for part, own, order in parts
+    ]
+    return torch.cat(solved, 1) if len(solved) > 1 else solved[0]
+
+
+@_solve_raw.register_fake
+def _(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
+    del kernel, orders, transposed
+    return x.new_empty(x.shape)
+
+
+def _apply(z: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
+    """T z or Tᵀ z."""
+    if transposed:
+        orders, kernel = adjoint(orders), kernel.transpose(1, 2)
+    if len(set(orders)) > 1:
+        parts = zip(z.chunk(len(kernel), 1), torch.split(kernel, 1), orders, strict=True)
+        return torch.cat([_apply(p, k, [o], transposed=False) for p, k, o in parts], 1)
+    groups, _, _, height, width = kernel.shape
+    padded = pad(z, padding(orders[0], height, width))
+    return conv2d(padded, flipped(kernel.flatten(0, 1), orders[0]), groups=groups)
+
+
+def _products(
+    left: Tensor, right: Tensor, orders: list[int], size: torch.Size
+) -> Float[Tensor, "groups out_channels in_channels height width"]:
+    """Gradient of ⟨left, T right⟩ by the kernels."""
+    groups = len(orders)
+    ours, theirs = (
+        torch.cat([flipped(p, o) for p, o in zip(t.chunk(groups, 1), orders, strict=True)], 1)
+        for t in (left, right)
+    )
+    padded = pad(theirs, padding(0, *size[3:]))
+    shape = (size[0] * size[1], *size[2:])
+    gradient: Tensor = conv2d_weight(padded, shape, ours, groups=groups)  # type: ignore[no-untyped-call] # torch has no types here
+    return gradient.view(size)
+
+
+class _Solve(Function):
+    """(x, kernel) ↦ T⁻¹ x, or T⁻ᵀ x."""
+
+    @staticmethod
+    def forward(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
+        return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, kernel, ctx.orders, ctx.transposed = inputs
+        ctx.save_for_backward(output, kernel)
+        ctx.save_for_forward(output, kernel)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        return _pull(ctx, cotangents[0])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        with forward_mode():
+            z, kernel = primals(ctx.saved_tensors)
+            by_x, by_kernel, _, _ = tangents
+            moved = _apply(z, by_kernel, ctx.orders, transposed=ctx.transposed)
+            return _solve(by_x - moved, kernel, ctx.orders, transposed=ctx.transposed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        x, kernel, orders, transposed = args
+        x_dim, kernel_dim, _, _ = in_dims
+        count: int = info.batch_size
+        if kernel_dim is None:
+            folded = x.movedim(x_dim, 0)
+            z = _solve(folded.flatten(0, 1), kernel, orders, transposed=transposed)
+            return z.view(count, -1, *z.shape[1:]), 0
+        channels = x.shape[1 if x_dim is None else 2]
+        wide = x.repeat(1, count, 1, 1) if x_dim is None else x.movedim(x_dim, 1).flatten(1, 2)
+        kernels = kernel.movedim(kernel_dim, 0).flatten(0, 1)
+        z = _solve(wide, kernels, orders * count, transposed=transposed)
+        return z.view(len(z), count, channels, *z.shape[2:]), 1
+
+
+keep_signature(_Solve)
+
+
+def _pull(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
+    """With (Tᵀ) u = g: u by x, and -u zᵀ by the kernel."""
+    z, kernel = ctx.saved_tensors
+    u = _solve(along, kernel, ctx.orders, transposed=not ctx.transposed)
+    if not ctx.needs_input_grad[1]:
+        return u, None, None, None
+    left, right = (z, u) if ctx.transposed else (u, z)
+    return u, -_products(left, right, ctx.orders, kernel.shape), None, None
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, kernel, ctx.orders, ctx.transposed = inputs
+    ctx.save_for_backward(output, kernel)
+
+
+_solve_raw.register_autograd(_pull, setup_context=_keep)
+
+
+def _without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

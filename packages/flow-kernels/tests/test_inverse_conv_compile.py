@@ -1,0 +1,50 @@
+"""Inverse convolution under compilers: registered right, no graph break, same numbers."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from flow_kernels import Order, inverse_conv2d, padded_conv2d
+from torch import Tensor
+from torch.autograd import grad
+
+pytestmark = pytest.mark.compile
+
+Operation = Callable[..., Tensor]
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(s, generator=g, dtype=dtype) for s in ((2, 4, 5, 3), (4, 2, 3, 2)))
+    return x, (0.2 * weight).requires_grad_(), torch.zeros(4, dtype=dtype, requires_grad=True)
+
+
+@pytest.mark.parametrize("operation", [inverse_conv2d, padded_conv2d])
+@pytest.mark.parametrize("orders", ["TL", ("BR", "TR")])
+def test_one_graph_with_the_same_values_and_gradients(
+    operation: Operation, orders: Order | tuple[Order, ...]
+) -> None:
+    x, weight, diagonal = inputs()
+    function = partial(operation, orders=orders)
+    fast = torch.compile(function, fullgraph=True, dynamic=False)
+    along, leaves = torch.randn_like(x), (x.requires_grad_(), weight, diagonal)
+    found: list[list[Tensor]] = []
+    for run in (function, fast):
+        z = run(x, weight, log_diagonal=diagonal)
+        found.append([z, *grad(z, leaves, along)])
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+# opcheck itself reads gradients of tensors that are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_operator_is_registered_right(transposed: bool, dtype: torch.dtype) -> None:
+    x, _, _ = inputs(dtype)
+    kernel = 0.1 * torch.randn(2, 2, 2, 3, 2, dtype=dtype)
+    kernel[..., -1, -1] = kernel[..., -1, -1].tril(-1) + torch.eye(2, dtype=dtype)
+    operator = torch.ops.flow_kernels.solve_padded_conv
+    arguments = (x.requires_grad_(), kernel.detach().requires_grad_(), [0, 3], transposed)
+    torch.library.opcheck(operator, arguments)
