@@ -134,12 +134,9 @@ def _solve(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) ->
 def _solve_raw(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
     if transposed:
         orders, kernel = adjoint(orders), kernel.transpose(1, 2)
-    parts = zip(x.chunk(len(kernel), 1), kernel, orders, strict=True)
-    solved = [
-        flipped(solve_canonical(flipped(part, order), own, upper=transposed), order)
-        for part, own, order in parts
-    ]
-    return torch.cat(solved, 1) if len(solved) > 1 else solved[0]
+    parts = zip(_canonical(x, orders).chunk(len(kernel), 1), kernel, strict=True)
+    solved = [solve_canonical(part, own, upper=transposed) for part, own in parts]
+    return _canonical(torch.cat(solved, 1) if len(solved) > 1 else solved[0], orders)
 
 
 @_solve_raw.register_fake
@@ -160,17 +157,21 @@ def _apply(z: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) ->
     return conv2d(padded, flipped(kernel.flatten(0, 1), orders[0]), groups=groups)
 
 
+def _canonical(x: Tensor, orders: list[int]) -> Tensor:
+    """Every group of channels as the canonical order sees it; its own inverse."""
+    if len(set(orders)) == 1:
+        return flipped(x, orders[0])
+    groups = zip(x.chunk(len(orders), 1), orders, strict=True)
+    return torch.cat([flipped(part, order) for part, order in groups], 1)
+
+
 def _products(
     left: Tensor, right: Tensor, orders: list[int], size: torch.Size
 ) -> Float[Tensor, "groups out_channels in_channels height width"]:
     """Gradient of ⟨left, T right⟩ by the kernels."""
-    groups = len(orders)
-    ours, theirs = (
-        torch.cat([flipped(p, o) for p, o in zip(t.chunk(groups, 1), orders, strict=True)], 1)
-        for t in (left, right)
-    )
-    padded = pad(theirs, padding(0, *size[3:]))
+    padded = pad(_canonical(right, orders), padding(0, *size[3:]))
     shape = (size[0] * size[1], *size[2:])
+    ours, groups = _canonical(left, orders), len(orders)
     gradient: Tensor = conv2d_weight(padded, shape, ours, groups=groups)  # type: ignore[no-untyped-call] # torch has no types here
     return gradient.view(size)
 

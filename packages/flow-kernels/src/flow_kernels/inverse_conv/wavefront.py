@@ -25,18 +25,42 @@ def solve_canonical(
 
     The corner tap is lower triangular, or `upper` triangular.
     """
-    ph, pw = shape = block_shape(x.shape[1])
+    shape = block_shape(x.shape[1])
     steps = recursion(kernel, shape, upper=upper)
-    _, channels, height, width = x.shape
-    rows, columns = ceil(height / ph), ceil(width / pw)
-    # What is added below and to the right is read by nothing that is kept.
-    padded = torch.nn.functional.pad(x, (0, columns * pw - width, 0, rows * ph - height))
-    blocks = padded.reshape(-1, channels, rows, ph, columns, pw)
-    buffer = _Skewed(blocks.permute(2, 0, 4, 3, 5, 1).flatten(3), steps)
+    _, _, height, width = x.shape
+    rows, columns = ceil(height / shape[0]), ceil(width / shape[1])
+    below, right = rows * shape[0] - height, columns * shape[1] - width
+    if below or right:  # what is added there is read by nothing that is kept
+        x = torch.nn.functional.pad(x, (0, right, 0, below))
+    buffer = _Skewed(_first_part(x, steps.first, shape), steps)
     for diagonal in range(rows + columns - 1):
         buffer.step(diagonal)
-    solved = buffer.blocks().view(rows, -1, columns, ph, pw, channels).permute(1, 5, 0, 3, 2, 4)
-    return solved.reshape(padded.shape)[:, :, :height, :width].contiguous()
+    return _images(buffer.blocks(), shape)[:, :, :height, :width].contiguous()
+
+
+def _first_part(
+    x: Float[Tensor, "batch channels height width"],
+    first: Float[Tensor, "size size"],
+    shape: tuple[int, int],
+) -> Float[Tensor, "rows batch columns size"]:
+    """first · x for every block."""
+    batch, channels, height, width = x.shape
+    ph, pw = shape
+    if shape == (1, 1):  # the product itself brings the channels to the end
+        product = x.reshape(batch, channels, height * width).mT @ first
+        return product.view(batch, height, width, channels).transpose(0, 1)
+    blocks = x.reshape(batch, channels, height // ph, ph, width // pw, pw)
+    return blocks.permute(2, 0, 4, 3, 5, 1).flatten(3) @ first
+
+
+def _images(
+    blocks: Float[Tensor, "rows batch columns size"], shape: tuple[int, int]
+) -> Float[Tensor, "batch channels height width"]:
+    rows, batch, columns, size = blocks.shape
+    ph, pw = shape
+    pixels = blocks.view(rows, batch, columns, ph, pw, size // (ph * pw))
+    images = pixels.permute(1, 5, 0, 3, 2, 4)
+    return images.reshape(batch, pixels.shape[-1], rows * ph, columns * pw)
 
 
 @final
@@ -47,16 +71,21 @@ class _Skewed:
     leaves free.
     """
 
-    def __init__(self, x: Float[Tensor, "rows batch columns size"], steps: Recursion) -> None:
-        self._rows, self._batch, self._columns, self._size = x.shape
-        self._steps, self._reach = steps, steps.taps.shape[1] // self._size
-        above = len(steps.taps) - 1
-        before = above + self._reach - 1
-        diagonals = self._rows + self._columns - 1
-        self._data = x.new_zeros(self._rows + above, self._batch, before + diagonals, self._size)
+    def __init__(self, start: Float[Tensor, "rows batch columns size"], steps: Recursion) -> None:
+        self._rows, self._batch, self._columns, self._size = start.shape
+        reach, above = steps.taps.shape[1] // self._size, len(steps.taps) - 1
+        before = above + reach - 1
+        diagonals = before + self._rows + self._columns - 1
+        self._data = start.new_zeros(self._rows + above, self._batch, diagonals, self._size)
         self._row, self._image, self._column, _ = self._data.stride()
         self._origin = above * self._row + before * self._column
-        self.blocks().copy_((x.reshape(-1, self._size) @ steps.first).view(x.shape))
+        # Of its own row a block reads the columns before it, of those above its own too.
+        self._taps = [
+            (taps, up * self._row + (up + reach - 1) * self._column)
+            for up, taps in enumerate(steps.taps.unbind())
+        ]
+        self._taps[0] = (self._taps[0][0][: -self._size], self._taps[0][1])
+        self.blocks().copy_(start)
 
     def blocks(self) -> Float[Tensor, "rows batch columns size"]:
         """The blocks of the images, as a view."""
@@ -69,14 +98,8 @@ class _Skewed:
         first = max(0, diagonal - self._columns + 1)
         count = (min(self._rows - 1, diagonal) + 1 - first) * self._batch
         here = self._origin + first * self._row + diagonal * self._column
-        target = self._vectors(count, 1, here)
-        for above, taps in enumerate(self._steps.taps):
-            reach = self._reach if above else self._reach - 1
-            if reach:
-                start = here - above * self._row - (above + self._reach - 1) * self._column
-                seen = self._vectors(count, reach, start)
-                target.addmm_(seen, taps[: reach * self._size], alpha=-1)
-
-    def _vectors(self, count: int, blocks: int, offset: int) -> Float[Tensor, "count numbers"]:
-        """Neighbouring blocks of neighbouring images and rows, one row of a matrix each."""
-        return self._data.as_strided((count, blocks * self._size), (self._image, 1), offset)
+        target = self._data.as_strided((count, self._size), (self._image, 1), here)
+        for taps, back in self._taps:
+            # Neighbouring columns lie side by side: one row of the matrix for each image and row.
+            seen = self._data.as_strided((count, len(taps)), (self._image, 1), here - back)
+            target.addmm_(seen, taps, alpha=-1)
