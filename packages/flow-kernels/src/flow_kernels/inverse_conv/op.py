@@ -17,7 +17,13 @@ from torch.autograd import Function
 from torch.nn.functional import conv2d, pad
 from torch.nn.grad import conv2d_weight
 
-from flow_kernels.autograd import forward_mode, is_differentiated, keep_signature, primals
+from flow_kernels.autograd import (
+    forward_mode,
+    is_differentiated,
+    is_plain_cpu,
+    keep_signature,
+    primals,
+)
 from flow_kernels.inverse_conv.orders import Order, adjoint, codes, flipped, padding
 from flow_kernels.inverse_conv.wavefront import solve_canonical
 from flow_kernels.pila import widen
@@ -126,17 +132,28 @@ def _triangular(
 def _solve(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
     """T⁻¹ x or T⁻ᵀ x."""
     if torch.compiler.is_compiling() or not is_differentiated(x, kernel):
-        return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
+        return _solve_plain(x, kernel, orders, transposed=transposed)
     return cast(Tensor, _Solve.apply(x, kernel, orders, transposed))
 
 
-@torch.library.custom_op("flow_kernels::solve_padded_conv", mutates_args=())
-def _solve_raw(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
+def _solve_plain(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
+    """Without derivatives; where no one else has to see the operation, without the dispatcher."""
+    direct = not torch.compiler.is_compiling() and is_plain_cpu(x, kernel)
+    solve = _solve_groups if direct else _solve_raw
+    return cast(Tensor, solve(x, kernel, orders, transposed))
+
+
+def _solve_groups(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
     if transposed:
         orders, kernel = adjoint(orders), kernel.transpose(1, 2)
     parts = zip(_canonical(x, orders).chunk(len(kernel), 1), kernel, strict=True)
     solved = [solve_canonical(part, own, upper=transposed) for part, own in parts]
     return _canonical(torch.cat(solved, 1) if len(solved) > 1 else solved[0], orders)
+
+
+_solve_raw = torch.library.custom_op(
+    "flow_kernels::solve_padded_conv", _solve_groups, mutates_args=()
+)
 
 
 @_solve_raw.register_fake
@@ -181,7 +198,7 @@ class _Solve(Function):
 
     @staticmethod
     def forward(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
-        return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
+        return _solve_plain(x, kernel, orders, transposed=transposed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

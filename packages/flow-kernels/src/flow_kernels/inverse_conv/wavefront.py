@@ -49,8 +49,10 @@ def _first_part(
     if shape == (1, 1):  # the product itself brings the channels to the end
         product = x.reshape(batch, channels, height * width).mT @ first
         return product.view(batch, height, width, channels).transpose(0, 1)
-    blocks = x.reshape(batch, channels, height // ph, ph, width // pw, pw)
-    return blocks.permute(2, 0, 4, 3, 5, 1).flatten(3) @ first
+    # Transposing first and taking blocks afterwards moves whole pixels in the second step.
+    pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    blocks = pixels.reshape(batch, height // ph, ph, width // pw, pw, channels)
+    return blocks.permute(1, 0, 3, 2, 4, 5).flatten(3) @ first
 
 
 def _images(
@@ -58,9 +60,9 @@ def _images(
 ) -> Float[Tensor, "batch channels height width"]:
     rows, batch, columns, size = blocks.shape
     ph, pw = shape
-    pixels = blocks.view(rows, batch, columns, ph, pw, size // (ph * pw))
-    images = pixels.permute(1, 5, 0, 3, 2, 4)
-    return images.reshape(batch, pixels.shape[-1], rows * ph, columns * pw)
+    split = blocks.view(rows, batch, columns, ph, pw, size // (ph * pw))
+    pixels = split.permute(1, 0, 3, 2, 4, 5).reshape(batch, rows * ph, columns * pw, split.shape[5])
+    return pixels.permute(0, 3, 1, 2)
 
 
 @final

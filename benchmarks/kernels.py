@@ -1,0 +1,249 @@
+"""Inverse convolution and CPila on the device at hand, as ratios taken in the same run.
+
+    python benchmarks/kernels.py [--quick] [--device cpu|cuda] [--threads 1] [--out FILE]
+
+Inverse convolution: milliseconds of the forward pass, of forward and backward together, and of
+
+* `convolution`: the plain convolution of the same shape, the better of both memory layouts;
+* `row solve`: row after row, torch.linalg.solve_triangular with the operator of a whole row;
+* `per diagonal`: one launch for every anti-diagonal and channel, as the published code has it.
+
+`error` is the largest relative error of T z - x. CPila: gigabytes a second of reading x and writing
+the result, beside a copy of as many bytes. On the CPU times are CPU milliseconds, the variants take
+turns; on a GPU a CUDA graph of the whole operation is replayed.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from flow_kernels import cpila, inverse_conv2d, padded_conv2d
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.tables import Cell, Row, cpu_milliseconds, machine, parser, print_table, write_json
+
+Task = Callable[[], object]
+Shape = tuple[int, int, int, int]
+
+CPU_SHAPES: tuple[Shape, ...] = ((32, 48, 16, 3), (32, 12, 16, 3), (32, 24, 16, 3), (32, 12, 32, 3))
+GPU_SHAPES: tuple[Shape, ...] = ((128, 48, 16, 3), (64, 12, 64, 3), (128, 12, 32, 3))
+TAP_SCALE = 0.5
+REPLAYS = 20
+
+
+def problem(shape: Shape, device: str) -> tuple[Tensor, Tensor]:
+    """Images and a kernel with taps of that scale."""
+    batch, channels, size, k = shape
+    g = torch.Generator().manual_seed(0)
+    weight = (
+        TAP_SCALE / (k * math.sqrt(channels)) * torch.randn(channels, channels, k, k, generator=g)
+    )
+    return torch.randn(batch, channels, size, size, generator=g).to(device), weight.to(device)
+
+
+def corner_fixed(weight: Tensor) -> Tensor:
+    """The kernel with its last tap unit lower triangular."""
+    kernel = weight.clone()
+    unit = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    kernel[:, :, -1, -1] = kernel[:, :, -1, -1].tril(-1) + unit
+    return kernel
+
+
+def row_operators(kernel: Tensor, width: int) -> list[Tensor]:
+    """What a row of z contributes to the row of x as far below, as matrices of side width·C."""
+    channels, _, height, reach = kernel.shape
+    operators: list[Tensor] = []
+    for up in range(height):
+        matrix = kernel.new_zeros(width, channels, width, channels)
+        for w in range(width):
+            for left in range(min(reach, w + 1)):
+                matrix[w, :, w - left] = kernel[:, :, height - 1 - up, reach - 1 - left]
+        operators.append(matrix.view(width * channels, -1))
+    return operators
+
+
+def row_solve(x: Tensor, kernel: Tensor) -> Task:
+    """Row after row with the triangular operator of a row."""
+    batch, channels, height, width = x.shape
+    operators = row_operators(kernel, width)
+    rows = x.permute(2, 3, 1, 0).reshape(height, width * channels, batch)
+
+    def run() -> list[Tensor]:
+        z: list[Tensor] = []
+        for h in range(height):
+            rest = rows[h]
+            for up in range(1, min(len(operators), h + 1)):
+                rest = rest - operators[up] @ z[h - up]
+            z.append(torch.linalg.solve_triangular(operators[0], rest, upper=False))
+        return z
+
+    return run
+
+
+def per_diagonal(x: Tensor, kernel: Tensor) -> Task:
+    """One launch for every anti-diagonal and channel."""
+    _, channels, height, width = x.shape
+    kh, kw = kernel.shape[2:]
+    flat = kernel.flatten(1)
+    up, left = (
+        t.flatten() for t in torch.meshgrid(torch.arange(kh), torch.arange(kw), indexing="ij")
+    )
+
+    def run() -> Tensor:
+        z = pad(x, (kw - 1, 0, kh - 1, 0)).clone()
+        z[:, :, : kh - 1] = 0
+        z[:, :, :, : kw - 1] = 0
+        for d in range(height + width - 1):
+            h = torch.arange(max(0, d - width + 1), min(height - 1, d) + 1)
+            rows, columns = h[:, None] + up, (d - h)[:, None] + left
+            for c in range(channels):
+                # The pixel itself still holds x, whose own channel enters with the factor one.
+                seen = z[:, :, rows, columns].movedim(2, 1).flatten(2)
+                own = flat[c].clone().view(channels, -1)
+                own[c, -1] = 0
+                z[:, c, h + kh - 1, d - h + kw - 1] -= seen @ own.flatten()
+        return z
+
+    return run
+
+
+def forward_backward(x: Tensor, weight: Tensor) -> Task:
+    """The operation and its gradients by images and kernel."""
+    leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(inverse_conv2d(*leaves), leaves, x)
+
+    return run
+
+
+def tasks(shape: Shape, device: str, *, quick: bool) -> dict[str, Task]:
+    """What takes turns."""
+    x, weight = problem(shape, device)
+    kernel, last = corner_fixed(weight), x.to(memory_format=torch.channels_last)
+    k = shape[3]
+    table: dict[str, Task] = {
+        "forward": lambda: inverse_conv2d(x, weight),
+        "forward + backward": forward_backward(x, weight),
+        "convolution": lambda: conv2d(x, kernel, padding=k // 2),
+        "convolution, channels last": lambda: conv2d(last, kernel, padding=k // 2),
+    }
+    if not quick:
+        table["row solve"] = row_solve(x, kernel)
+        if device == "cpu":
+            table["per diagonal"] = per_diagonal(x, kernel)
+    return table
+
+
+def graph_milliseconds(functions: Mapping[str, Task], rounds: int) -> dict[str, float]:
+    """Median device time of a call, by replaying a CUDA graph of it."""
+    graphs = {name: _graph(function) for name, function in functions.items()}
+    turns: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, graph in graphs.items():
+            turns[name].append(_replay(graph))
+    return {name: statistics.median(values) for name, values in turns.items()}
+
+
+def _graph(function: Task) -> torch.cuda.CUDAGraph:
+    for _ in range(3):
+        function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
+
+
+def _replay(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call] # torch has no types here
+    start.record()
+    for _ in range(REPLAYS):
+        graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / REPLAYS
+
+
+def milliseconds(functions: Mapping[str, Task], device: str, rounds: int) -> dict[str, float]:
+    """Median time of a call of each."""
+    if device != "cpu":
+        return graph_milliseconds(functions, rounds)
+    cpu_milliseconds(functions, 2)
+    return cpu_milliseconds(functions, rounds)
+
+
+def inverse_conv_row(shape: Shape, arguments: argparse.Namespace) -> Row:
+    """One shape."""
+    device: str = arguments.device
+    times = milliseconds(tasks(shape, device, quick=arguments.quick), device, arguments.rounds)
+    x, weight = problem(shape, device)
+    error = (padded_conv2d(inverse_conv2d(x, weight), weight) - x).abs().max() / x.abs().max()
+    plain = min(times["convolution"], times["convolution, channels last"])
+    others: dict[str, Cell] = {
+        name: times[name] for name in ("row solve", "per diagonal") if name in times
+    }
+    batch, channels, size, k = shape
+    return {
+        "shape": f"B{batch} C{channels} {size}² k{k}",
+        "forward": times["forward"],
+        "convolution": plain,
+        "forward : convolution": times["forward"] / plain,
+        "with backward : forward": times["forward + backward"] / times["forward"],
+        "µs per diagonal": 1e3 * times["forward"] / (2 * size - 1),
+        **others,
+        "error": float(error),
+    }
+
+
+def cpila_row(elements: int, arguments: argparse.Namespace) -> Row:
+    """Bandwidths for an input of that many numbers."""
+    device: str = arguments.device
+    x = torch.randn(elements // 64, 64, device=device)
+    leaf, along = x.clone().requires_grad_(), torch.randn(elements // 64, 128, device=device)
+    source, target = torch.empty(2, 3 * elements // 2, device=device)
+    functions: dict[str, Task] = {
+        "copy": lambda: target.copy_(source),
+        "forward": lambda: cpila(x),
+        "both": lambda: torch.autograd.grad(cpila(leaf), leaf, along),
+    }
+    times = milliseconds(functions, device, arguments.rounds)
+    moved = 12e-6 * elements
+    backward = times["both"] - times["forward"]
+    return {
+        "input": f"{4e-6 * elements:.0f} MB",
+        "copy GB/s": moved / times["copy"],
+        "forward GB/s": moved / times["forward"],
+        "backward GB/s": 16e-6 * elements / backward,
+        "forward : copy": times["copy"] / times["forward"],
+        "backward : copy": 16 / 12 * times["copy"] / backward,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--rounds", type=int, default=5)
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    on_cpu = arguments.device == "cpu"
+    print(machine() if on_cpu else torch.cuda.get_device_name(), flush=True)
+    shapes = CPU_SHAPES if on_cpu else GPU_SHAPES
+    rows = [inverse_conv_row(s, arguments) for s in (shapes[:2] if arguments.quick else shapes)]
+    print_table("Inverse convolution, ms", rows)
+    sizes = (2**16, 2**20) if on_cpu else (2**20, 2**26)
+    bandwidths = [cpila_row(size, arguments) for size in sizes]
+    print_table("CPila", bandwidths)
+    write_json(arguments.out, {"inverse convolution": rows, "cpila": bandwidths})
+
+
+if __name__ == "__main__":
+    main()
