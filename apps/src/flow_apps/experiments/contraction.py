@@ -9,6 +9,7 @@ from flow_core.bijection import Bijection
 from flow_core.blocks import Solve
 from flow_core.lipschitz import lipschitz_certificate, repair_lipschitz, update_lipschitz
 from flow_core.maps import DenseNet, compile_maps
+from flow_solvers import Tolerance
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class ContractionConfig:
         power_iterations: Power iterations of convolutions after every step; the spectral norms of
             matrices are exact at all times.
         test_power_iterations: Power iterations of convolutions before every test.
+        rtol: Relative tolerance of every solve, see `flow_solvers.Tolerance`; None for its default.
         on_solver_failure: End the run, or go on with the best iterate and count the failure.
     """
 
@@ -36,6 +38,7 @@ class ContractionConfig:
     learn_concat_from: int = 25_000
     power_iterations: int = 5
     test_power_iterations: int = 200
+    rtol: float | None = None
     on_solver_failure: Literal["raise", "return"] = "raise"
 
     def __post_init__(self) -> None:
@@ -45,10 +48,12 @@ class ContractionConfig:
         for name in ("power_iterations", "test_power_iterations"):
             value = getattr(self, name)
             require(value > 0, f"{name}: expected a positive integer, got {value}")
+        rtol = self.rtol
+        require(rtol is None or 0 < rtol < 1, f"rtol: expected between 0 and 1, got {rtol}")
 
     def solve(self) -> Solve:
         """Settings of the solves of a block."""
-        return Solve(on_failure=self.on_solver_failure)
+        return Solve(tolerance=Tolerance(self.rtol), on_failure=self.on_solver_failure)
 
 
 def require_spread(test_size: int) -> None:
