@@ -73,7 +73,8 @@ def run(cli: Cli, tmp_path: Path) -> Path:
         (("image", "--set", "alpha=0.7"), ("alpha",)),
         (("image", "mnist-monotone"), ("expected train-images",)),
         (("toy2d", "--set", "test_size=1"), ("test_size", "at least 2")),
-        (("toy2d", "--set", 'trackers=["no_such_tracker"]'), ("no_such_tracker", "install")),
+        (("toy2d", "--set", 'trackers=["trackoi"]'), ("trackers", "did you mean trackio")),
+        (("toy2d", "--set", "trackers=trackio"), ("trackio", "not installed")),
     ],
 )
 def test_a_bad_request_makes_no_folder(

@@ -345,28 +345,30 @@ def test_what_had_to_be_repaired_for_the_test_is_told_and_put_back(
 ) -> None:
     engine = make_engine(tmp_path / "run", iterations=2)
 
-    def repair() -> list[str]:
+    def repair() -> dict[str, float]:
         for parameter in engine.objective.parameters():
             parameter.data.zero_()
-        return ["net"]
+        return {"net": 1.25}
 
     engine.objective.repair = repair  # type: ignore[method-assign] # stands for a lost bound
     assert engine.run()
-    assert "bound of net was not below 1" in capsys.readouterr().err
-    assert json.loads(engine.folder.summary_path.read_text())["repaired"] == ["net"]
+    assert "bound of net was 1.2500" in capsys.readouterr().err
+    summary = json.loads(engine.folder.summary_path.read_text())
+    assert summary["repaired"] == summary["best_repaired"] == {"net": 1.25}
     assert any(bool(p.any()) for p in engine.objective.parameters())
 
 
 def test_a_lost_lipschitz_bound_is_repaired() -> None:
     config = Toy2dConfig(blocks=2, growth=4, depth=1)
     objective = Toy2dObjective(config)
-    assert objective.repair() == []
+    assert objective.repair() == {}
     layers = lipschitz_layers(objective.flow.bijection)
     with torch.no_grad():
         for layer in layers[:2]:  # the estimate says nothing about these weights
             layer.direction.zero_()
             layer.weight.normal_(std=3.0)
-    assert max(lipschitz_certificate(objective.model).values()) > 1
-    (name,) = objective.repair()
+    before = lipschitz_certificate(objective.model)
+    ((name, bound),) = objective.repair().items()
     assert name.endswith("layers.0.g")
+    assert bound == before[name] > 1
     assert max(lipschitz_certificate(objective.model).values()) < 1

@@ -1,13 +1,14 @@
 import json
+import math
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flow_apps.errors import ConfigError
-from flow_apps.training import TrainingConfig
+from flow_apps.training import RunFolder, TrainingConfig
 from flow_apps.training.metrics import (
     JsonLines,
     TensorBoard,
@@ -17,6 +18,7 @@ from flow_apps.training.metrics import (
     read_metrics,
     require_trackers,
 )
+from flow_apps.training.reporting import last_tests
 
 
 def test_lines_are_json_even_with_nan(tmp_path: Path) -> None:
@@ -56,14 +58,21 @@ def test_a_tracker_gets_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:
-    with pytest.raises(ConfigError, match="no_such_tracker is not installed"):
-        require_trackers(TrainingConfig(trackers=("no_such_tracker",)))
+    with pytest.raises(ConfigError, match="trackio is not installed"):
+        require_trackers(TrainingConfig(trackers=("trackio",)))
+
+
+def test_a_test_that_was_nan_makes_the_mean_nan(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    JsonLines(folder.metrics_path).log(1, "test", {"nats": float("nan")})
+    assert math.isnan(cast(float, last_tests(folder)["test_nats_last20"]))
 
 
 def test_lines_that_are_none_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     good = {"step": 3, "split": "train", "nats": 1.0}
-    odd = [b"[1]", b"7", b"{}", b'{"step": "3"}', b"\xff\xfe", b'{"step": 4, "spl']
+    rows = ["[1]", "7", "{}", '{"step": "3"}', '{"step": 1}', '{"step": true, "split": "test"}']
+    odd = [*map(str.encode, rows), b'{"step": 2, "split": null}', b"\xff\xfe", b'{"step": 4, "spl']
     path.write_bytes(b"\n".join([json.dumps(good).encode(), *odd]))
     assert read_metrics(path) == [good]
     cut_metrics(path, 3)

@@ -39,6 +39,7 @@ def evaluate(
     ):
         name, values, merits = _per_sample(objective)
     results: dict[str, object] = {"checkpoint": checkpoint, "step": run.step}
+    results["repaired"] = run.repaired
     results |= objective.mean_and_error(merits)
     diagnostics = _diagnostics(objective)
     folder = run.folder.path / "evaluation"

@@ -28,12 +28,14 @@ class LoadedRun:
         config: Its config.
         objective: The objective with the weights that were tested.
         step: The step of these weights.
+        repaired: Maps that had to be scaled down, with the certified bounds that they had.
     """
 
     folder: RunFolder
     config: ExperimentConfig
     objective: ContractiveObjective
     step: int
+    repaired: dict[str, float]
 
 
 def load_run(
@@ -66,5 +68,5 @@ def load_run(
     state = load_checkpoint(checkpoints.best, place) if best else checkpoints.newest(place)
     objective = experiment.objective(config).to(place)
     load_tested_weights(objective, state)
-    repair_and_say(objective, visible=True)
-    return LoadedRun(folder, config, objective, int(state["step"]))
+    repaired = repair_and_say(objective, visible=True)
+    return LoadedRun(folder, config, objective, int(state["step"]), repaired)

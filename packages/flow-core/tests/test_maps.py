@@ -251,6 +251,17 @@ def test_frozen_nests_and_a_copy_is_not_held() -> None:
     assert not torch.equal(net.bind()(w), before)
 
 
+def test_contexts_of_frozen_may_end_in_any_order() -> None:
+    nets = [DenseNet(2, growth=4, depth=1) for _ in range(2)]
+    first, second = frozen(nets[0]), frozen(nets[1])
+    with torch.no_grad():
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+    assert all(net.bind()(torch.randn(3, 2)).requires_grad for net in nets)
+
+
 def test_a_layer_may_have_a_coefficient_of_its_own() -> None:
     net = DenseNet(2, growth=4, depth=1, coeff=0.9)
     last = cast(LipschitzLayer, net.layers[1])

@@ -1,8 +1,9 @@
 """Inverse convolution against a dense solve, pixel by pixel, in float64."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from flow_kernels import Order, inverse_conv2d, padded_conv2d
 from flow_kernels.inverse_conv.blocks import block_shape
 from flow_kernels.inverse_conv.wavefront import solve_canonical
 from torch import Tensor
+from torch.autograd import grad
 
 ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
 
@@ -169,11 +171,14 @@ def test_a_nan_stays_in_its_image() -> None:
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_solved_in_float32(half: torch.dtype) -> None:
     x, weight = (t.to(half) for t in problem(6, (8, 8), (3, 3)))
-    z = inverse_conv2d(x, weight)
-    assert z.dtype == half
-    exact = inverse_conv2d(x.double(), weight.double())
-    assert torch.equal(z, exact.float().to(half)) or float((z - exact).abs().max()) < 0.05
-    torch.testing.assert_close(z.double(), exact, rtol=2 * torch.finfo(half).eps, atol=1e-3)
+    diagonal = torch.linspace(-0.3, 0.3, 6).to(half)
+    for log_diagonal in (None, diagonal):
+        z = inverse_conv2d(x, weight, log_diagonal=log_diagonal)
+        assert z.dtype == half
+        wide = None if log_diagonal is None else log_diagonal.double()
+        exact = inverse_conv2d(x.double(), weight.double(), log_diagonal=wide)
+        # One rounding, and a unit more where float32 fell on the other side of a tie.
+        torch.testing.assert_close(z.double(), exact, rtol=torch.finfo(half).eps, atol=1e-6)
 
 
 def test_autocast_changes_nothing() -> None:
@@ -182,6 +187,46 @@ def test_autocast_changes_nothing() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(inverse_conv2d(x, weight), z)
         assert torch.equal(padded_conv2d(x, weight), again)
+
+
+def test_derivatives_inside_autocast_are_those_outside() -> None:
+    x, weight = problem(6, (8, 8), (3, 3), dtype=torch.float32)
+
+    def twice(operation: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        by_x, by_weight = grad(operation(*leaves).square().sum(), leaves, create_graph=True)
+        return by_x, by_weight, *grad(by_x.sum() + by_weight.square().sum(), leaves)
+
+    expected = twice(inverse_conv2d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = twice(inverse_conv2d)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(600, 1), (1, 600)])
+def test_memory_grows_with_the_image_and_not_with_its_square(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest: list[int] = []
+    plain = Tensor.new_zeros
+
+    def counted(self: Tensor, *shape: Any, **options: Any) -> Tensor:
+        made = plain(self, *shape, **options)
+        largest.append(made.numel())
+        return made
+
+    monkeypatch.setattr(Tensor, "new_zeros", counted)
+    x, weight = problem(2, size, (3, 3), batch=1)
+    z = inverse_conv2d(x, weight)
+    torch.testing.assert_close(padded_conv2d(z, weight), x, rtol=1e-12, atol=1e-12)
+    assert max(largest) < 20 * x.numel()
+
+
+def test_meta_tensors_have_a_shape() -> None:
+    x, weight = problem(4, (5, 6), (2, 2))
+    assert inverse_conv2d(x.to("meta"), weight.to("meta")).shape == x.shape
+    assert padded_conv2d(x.to("meta"), weight.to("meta")).shape == x.shape
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -193,7 +238,14 @@ def test_bad_input_is_one_clear_error() -> None:
         padded_conv2d(x, weight[:2, :2])
     with pytest.raises(ValueError, match="one order or one for each of 2 groups"):
         inverse_conv2d(x, weight[:, :2], orders=("TL", "TR", "BL"))
-    with pytest.raises(ValueError, match=r"float64 on cpu and torch\.float32 on cpu"):
+    with pytest.raises(ValueError, match=r"float64 on cpu, torch\.float32 on cpu"):
         inverse_conv2d(x, weight.float())
     with pytest.raises(ValueError, match=r"log_diagonal of shape \(4,\), got \(3,\)"):
         inverse_conv2d(x, weight, log_diagonal=torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"one floating point dtype.*float32 on cpu$"):
+        inverse_conv2d(x, weight, log_diagonal=torch.zeros(4))
+    for wrong in (x[0], x[:, :, :0], x[None]):
+        with pytest.raises(ValueError, match=r"images of shape \(batch, channels, height, width\)"):
+            padded_conv2d(wrong, weight)
+    with pytest.raises(ValueError, match=r"got \(4, 4, 3\)"):
+        padded_conv2d(x, weight[..., 0])

@@ -37,6 +37,34 @@ def test_one_graph_with_the_same_values_and_gradients(
         torch.testing.assert_close(got, expected)
 
 
+Transform = Callable[[Tensor, Tensor], Tensor]
+
+
+def by_jvp(x: Tensor, weight: Tensor) -> Tensor:
+    moved: Tensor = torch.func.jvp(lambda q: inverse_conv2d(q, weight), (x,), (x,))[1]  # pyright: ignore[reportUnknownLambdaType]
+    return moved
+
+
+def by_grad(x: Tensor, weight: Tensor) -> Tensor:
+    slope: Tensor = torch.func.grad(lambda q: inverse_conv2d(q, weight).square().sum())(x)  # pyright: ignore[reportUnknownLambdaType]
+    return slope
+
+
+@pytest.mark.parametrize("transform", [by_jvp, by_grad])
+def test_a_transform_inside_is_refused_and_never_silently_zero(transform: Transform) -> None:
+    x, weight, _ = inputs()
+    weight = weight.detach()
+    with pytest.raises(Exception, match="would lose tangents"):
+        torch.compile(transform, backend="eager", fullgraph=True)(x, weight)
+
+
+def test_a_tangent_inside_is_right_where_the_graph_may_break() -> None:
+    x, weight, _ = inputs()
+    weight = weight.detach()
+    loose = torch.compile(by_jvp, backend="eager")
+    torch.testing.assert_close(loose(x, weight), by_jvp(x, weight))
+
+
 # opcheck itself reads gradients of tensors that are no leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("transposed", [False, True])

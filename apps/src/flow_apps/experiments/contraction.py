@@ -1,7 +1,7 @@
 """Training of models whose layers must stay contractions."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,9 +99,13 @@ class ContractiveObjective(Objective):
         """Know spectral norms well before a test."""
         update_lipschitz(self.model, self.contraction.test_power_iterations)
 
-    def repair(self) -> Sequence[str]:
+    def repair(self) -> Mapping[str, float]:
         """Scale maps down whose certified Lipschitz bound is not below 1."""
-        return repair_lipschitz(self.model)
+        bounds = lipschitz_certificate(self.model)
+        lost = {name: bound for name, bound in bounds.items() if not bound < 1}
+        if lost:
+            repair_lipschitz(self.model)
+        return lost
 
     @property
     @abstractmethod

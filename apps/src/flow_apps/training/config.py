@@ -1,6 +1,7 @@
 """What every training run is told, whatever it trains."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from flow_apps.errors import ConfigError
 
@@ -40,7 +41,7 @@ class TrainingConfig:
         figures_every: Steps between figures; they are skipped where they would take more than a
             tenth of the training time.
         checkpoint_seconds: Time between checkpoints.
-        trackers: Names of experiment trackers that are installed: wandb, trackio.
+        trackers: Experiment trackers that are installed.
     """
 
     iterations: int = 50_000
@@ -59,7 +60,7 @@ class TrainingConfig:
     evaluate_every: int = 100
     figures_every: int = 1000
     checkpoint_seconds: float = 30.0
-    trackers: tuple[str, ...] = ()
+    trackers: tuple[Literal["wandb", "trackio"], ...] = ()
 
     def __post_init__(self) -> None:
         counts = ("iterations", "batch_size", "log_every", "evaluate_every", "figures_every")

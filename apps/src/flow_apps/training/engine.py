@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import cast
 
@@ -268,15 +268,15 @@ class Engine:
         """Test the final and the best weights, and write the summary."""
         with self._testing("test"), self._working("testing the final weights"):
             repaired = self._repair()
-            tested = self.objective.test(self.state.step)
-            results: dict[str, object] = {**tested, "repaired": repaired}
+            tested = self.objective.test(self.state.step) | {"repaired": repaired}
+            results: dict[str, object] = {**tested}
             results |= self.objective.audit()
         results |= self._test_best(tested)
         if self.ranks.is_first:
             summary = results | last_tests(self.folder) | self._costs()
             self.folder.write_summary(summary)
 
-    def _test_best(self, last: dict[str, float]) -> dict[str, object]:
+    def _test_best(self, last: Mapping[str, object]) -> dict[str, object]:
         """The result of the weights that were best on validation, which may be the last."""
         if self.objective.selection is None or not math.isfinite(self.state.best):
             return {}
@@ -285,16 +285,16 @@ class Engine:
         except CheckpointError as error:
             say(f"the best weights are not tested: {error}", visible=self.ranks.is_first)
             return {}
-        values = last
+        values: Mapping[str, object] = last
         if best["step"] != self.state.step:
             with self._testing("test"), self._working("testing the best weights"):
                 load_tested_weights(self.objective, best)
-                self._repair()
-                values = self.objective.test(self.state.step)
+                repaired = self._repair()
+                values = self.objective.test(self.state.step) | {"repaired": repaired}
         results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
         return results | {"best_step": int(best["step"])}
 
-    def _repair(self) -> list[str]:
+    def _repair(self) -> dict[str, float]:
         """What the objective had to change to keep its promises; say so."""
         return repair_and_say(self.objective, visible=self.ranks.is_first)
 

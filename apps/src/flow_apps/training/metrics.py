@@ -113,8 +113,10 @@ def _parsed(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    valid = isinstance(row, dict) and isinstance(row.get("step"), int)  # pyright: ignore
-    return cast(dict[str, Any], row) if valid else None
+    if not isinstance(row, dict):
+        return None
+    named = cast(dict[str, Any], row)
+    return named if type(named.get("step")) is int and type(named.get("split")) is str else None
 
 
 def cut_metrics(path: Path, step: int) -> None:

@@ -67,12 +67,15 @@ class Objective(nn.Module, ABC):
     def after_optimizer_step(self, step: int) -> None:
         """Restore what must hold for the new weights; nothing unless overridden."""
 
-    def repair(self) -> Sequence[str]:
-        """Make the result hold what it promises, and name what had to change; nothing by default.
+    def repair(self) -> Mapping[str, float]:
+        """Make the result hold what it promises; nothing unless overridden.
 
         Whatever it changes is put back after the test.
+
+        Returns:
+            What had to be changed, with the bound that was lost.
         """
-        return ()
+        return {}
 
     def prepare_test(self) -> None:
         """Make the weights ready for tests; whatever it changes is put back after them."""

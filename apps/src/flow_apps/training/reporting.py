@@ -86,22 +86,20 @@ def last_tests(folder: RunFolder) -> dict[str, object]:
     """Means over the last 20 tests of a run: the figure that papers report for toys."""
     tests = [row for row in read_metrics(folder.metrics_path) if row["split"] == "test"]
     return {
-        f"test_{name}_last20": sum(row[name] for row in recent) / len(recent)
+        f"test_{name}_last20": sum(float(row[name]) for row in recent) / len(recent)
         for name in _TESTED
         if (recent := [row for row in tests if name in row][-_LAST_TESTS:])
     }
 
 
-def repair_and_say(objective: Objective, *, visible: bool) -> list[str]:
-    """Let a result keep its promises, and name what had to be changed for that.
+def repair_and_say(objective: Objective, *, visible: bool) -> dict[str, float]:
+    """Let a result keep its promises; what had to be changed for that, with the bounds lost.
 
     Args:
         objective: With the weights that are tested.
         visible: Whether this process may show anything.
     """
-    repaired = list(objective.repair())
-    for name in repaired:
-        say(
-            f"the certified Lipschitz bound of {name} was not below 1: scaled down", visible=visible
-        )
+    repaired = dict(objective.repair())
+    for name, bound in repaired.items():
+        say(f"the certified bound of {name} was {bound:.4f}: scaled down", visible=visible)
     return repaired

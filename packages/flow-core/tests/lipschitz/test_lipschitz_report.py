@@ -100,6 +100,12 @@ def test_repair_of_a_map_with_another_gain_scales_all_layers() -> None:
             assert torch.equal(layer.effective()[0], layer.weight)
 
 
+def test_a_bound_that_is_no_number_is_not_taken_for_fine() -> None:
+    net = Net(gain=float("nan"))
+    with pytest.raises(ValueError, match="bound of '' is no number"):
+        repair_lipschitz(net)
+
+
 def test_repair_survives_further_spectral_updates() -> None:
     net = spoiled(Net())
     repair_lipschitz(net)

@@ -1,7 +1,7 @@
 """What autograd Functions need to know of torch, and torch has no public name for."""
 
 import inspect
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -27,6 +27,20 @@ def is_differentiated(*tensors: Tensor) -> bool:
         or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]  # no public name
         or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch has no types here
+def is_transformed() -> bool:
+    """Whether forward mode or a transform of torch.func is active, to ask while compiling too."""
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]  # no public name
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """Keep the precision of the tensors whatever the autocast state."""
+    kind = like.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def is_plain_cpu(*tensors: Tensor) -> bool:

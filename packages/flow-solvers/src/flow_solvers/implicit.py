@@ -317,6 +317,6 @@ def _pull_back(
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:
     """Solves keep the precision of their input whatever the autocast state."""
     kind = like.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()

@@ -29,7 +29,10 @@ def without_rounding(method: Callable[Options, Result]) -> Callable[Options, Res
 
     @wraps(method)
     def run(*args: Options.args, **kwargs: Options.kwargs) -> Result:
-        like = next(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        like = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if like is None:
+            kinds = ", ".join(type(a).__name__ for a in (*args[1:], *kwargs.values()))
+            raise TypeError(f"expected a tensor, got {kinds or 'nothing'}")
         with without_autocast(like):
             return method(*args, **kwargs)
 

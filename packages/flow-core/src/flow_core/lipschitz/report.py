@@ -1,5 +1,6 @@
 """Certified Lipschitz bounds of the maps of a model, and their repair."""
 
+import math
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -67,13 +68,16 @@ def repair_lipschitz(model: nn.Module, target: float = 0.999) -> list[str]:
         The names of the maps that were changed; say so to the user.
 
     Raises:
-        ValueError: `target` is not in (0, 1), or a map stays at 1 or above.
+        ValueError: `target` is not in (0, 1), a bound is no number, or a map stays at 1 or above.
     """
     if not 0.0 < target < 1.0:
         raise ValueError(f"repair_lipschitz: expected 0 < target < 1, got {target}")
     repaired: list[str] = []
     for name, module in certified_maps(model).items():
-        if module.certificate() >= 1.0:
+        bound = module.certificate()
+        if math.isnan(bound):
+            raise ValueError(f"repair_lipschitz: the bound of '{name}' is no number; it diverged")
+        if bound >= 1.0:
             repair_map(name, module, target)
             repaired.append(name)
     return repaired

@@ -104,11 +104,13 @@ def frozen(model: nn.Module) -> Generator[None]:
     """
     outer = HELD.get()
     maps = [m for m in model.modules() if isinstance(m, LipschitzMap) and id(m) not in outer]
-    token = HELD.set({**outer, **{id(m): _copy_of_bound(m) for m in maps}})
+    HELD.set({**outer, **{id(m): _copy_of_bound(m) for m in maps}})
     try:
         yield
     finally:
-        HELD.reset(token)
+        # Not what was held at the beginning: contexts of generators may end in any order.
+        ours = {id(m) for m in maps}
+        HELD.set({key: bound for key, bound in HELD.get().items() if key not in ours})
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ and sums of products of pixels, its tangents are solves. Compilers see it as one
 # ruff: noqa: ANN401 (what autograd passes to a Function has no type)
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -21,12 +20,18 @@ from flow_kernels.autograd import (
     forward_mode,
     is_differentiated,
     is_plain_cpu,
+    is_transformed,
     keep_signature,
     primals,
+    without_autocast,
 )
+from flow_kernels.inverse_conv import gpu
 from flow_kernels.inverse_conv.orders import Order, adjoint, codes, flipped, padding
 from flow_kernels.inverse_conv.wavefront import solve_canonical
 from flow_kernels.pila import widen
+
+_IMAGES = 4
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def inverse_conv2d(
@@ -51,8 +56,8 @@ def inverse_conv2d(
         ValueError: As for `padded_conv2d`.
     """
     numbers, kernel = _prepared(x, weight, orders, log_diagonal)
-    with _without_autocast(x):
-        return _solve(widen(x), widen(kernel), numbers, transposed=False).to(x.dtype)
+    with without_autocast(x):
+        return _solve(widen(x), kernel, numbers, transposed=False).to(x.dtype)
 
 
 def padded_conv2d(
@@ -80,28 +85,36 @@ def padded_conv2d(
         ValueError: Shapes do not fit each other, an order is unknown, or dtypes differ.
     """
     numbers, kernel = _prepared(z, weight, orders, log_diagonal)
-    with _without_autocast(z):
-        return _apply(widen(z), widen(kernel), numbers, transposed=False).to(z.dtype)
+    with without_autocast(z):
+        return _apply(widen(z), kernel, numbers, transposed=False).to(z.dtype)
 
 
 def _prepared(
     x: Tensor, weight: Tensor, orders: Order | Sequence[Order], log_diagonal: Tensor | None
 ) -> tuple[list[int], Tensor]:
+    """The orders as numbers, and the kernels in the precision that is computed in."""
+    tensors = (x, weight) if log_diagonal is None else (x, weight, log_diagonal)
+    if x.dtype not in _DTYPES or any((t.dtype, t.device) != (x.dtype, x.device) for t in tensors):
+        came = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
+        raise ValueError(
+            "expected images, weight and log_diagonal of one floating point dtype on one device, "
+            f"got {came}"
+        )
     groups = _groups(x, weight)
     if log_diagonal is not None and log_diagonal.shape != x.shape[1:2]:
         raise ValueError(
             f"expected a log_diagonal of shape ({x.shape[1]},), got {tuple(log_diagonal.shape)}"
         )
-    return codes(orders, groups), _triangular(weight, groups, log_diagonal)
+    wide = None if log_diagonal is None else widen(log_diagonal)
+    return codes(orders, groups), _triangular(widen(weight), groups, wide)
 
 
 def _groups(x: Tensor, weight: Tensor) -> int:
-    if not x.is_floating_point() or x.dtype != weight.dtype or x.device != weight.device:
+    if x.ndim != _IMAGES or min(x.shape[1:]) == 0:
         raise ValueError(
-            f"expected x and weight of one floating point dtype on one device, got {x.dtype} on "
-            f"{x.device} and {weight.dtype} on {weight.device}"
+            f"expected images of shape (batch, channels, height, width), got {tuple(x.shape)}"
         )
-    channels, inputs, *size = weight.shape
+    channels, inputs, *size = weight.shape if weight.ndim == _IMAGES else (0, 0, 0, 0)
     fits = channels == x.shape[1] and inputs > 0 and channels % inputs == 0 and min(size) > 0
     if not fits:
         raise ValueError(
@@ -131,8 +144,19 @@ def _triangular(
 
 def _solve(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
     """T⁻¹ x or T⁻ᵀ x."""
-    if torch.compiler.is_compiling() or not is_differentiated(x, kernel):
-        return _solve_plain(x, kernel, orders, transposed=transposed)
+    if torch.compiler.is_compiling() and not is_transformed():
+        return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
+    if torch.compiler.is_compiling() or is_differentiated(x, kernel):
+        solved: Tensor = _solve_recorded(x, kernel, orders, transposed)
+        return solved
+    return _solve_plain(x, kernel, orders, transposed=transposed)
+
+
+@torch.compiler.disable(  # type: ignore[no-untyped-call, untyped-decorator] # torch has none
+    reason="inverse_conv2d inside a torch.func transform or forward mode inside torch.compile: the "
+    "compiled operation would lose tangents; transform the compiled function instead"
+)
+def _solve_recorded(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
     return cast(Tensor, _Solve.apply(x, kernel, orders, transposed))
 
 
@@ -146,8 +170,15 @@ def _solve_plain(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bo
 def _solve_groups(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
     if transposed:
         orders, kernel = adjoint(orders), kernel.transpose(1, 2)
+    with without_autocast(x):
+        return _solve_each(x, kernel, orders, upper=transposed)
+
+
+def _solve_each(x: Tensor, kernel: Tensor, orders: list[int], *, upper: bool) -> Tensor:
+    if gpu.serves(x, kernel.shape[1]):
+        return gpu.solve(x, kernel, orders, upper=upper)
     parts = zip(_canonical(x, orders).chunk(len(kernel), 1), kernel, strict=True)
-    solved = [solve_canonical(part, own, upper=transposed) for part, own in parts]
+    solved = [solve_canonical(part, own, upper=upper) for part, own in parts]
     return _canonical(torch.cat(solved, 1) if len(solved) > 1 else solved[0], orders)
 
 
@@ -212,7 +243,8 @@ class _Solve(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        with forward_mode():
+        z, _ = ctx.saved_tensors
+        with forward_mode(), without_autocast(z):
             z, kernel = primals(ctx.saved_tensors)
             by_x, by_kernel, _, _ = tangents
             moved = _apply(z, by_kernel, ctx.orders, transposed=ctx.transposed)
@@ -240,11 +272,12 @@ keep_signature(_Solve)
 def _pull(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
     """With (Tᵀ) u = g: u by x, and -u zᵀ by the kernel."""
     z, kernel = ctx.saved_tensors
-    u = _solve(along, kernel, ctx.orders, transposed=not ctx.transposed)
-    if not ctx.needs_input_grad[1]:
-        return u, None, None, None
-    left, right = (z, u) if ctx.transposed else (u, z)
-    return u, -_products(left, right, ctx.orders, kernel.shape), None, None
+    with without_autocast(z):
+        u = _solve(along, kernel, ctx.orders, transposed=not ctx.transposed)
+        if not ctx.needs_input_grad[1]:
+            return u, None, None, None
+        left, right = (z, u) if ctx.transposed else (u, z)
+        return u, -_products(left, right, ctx.orders, kernel.shape), None, None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -253,10 +286,3 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 _solve_raw.register_autograd(_pull, setup_context=_keep)
-
-
-def _without_autocast(like: Tensor) -> AbstractContextManager[object]:
-    kind = like.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()

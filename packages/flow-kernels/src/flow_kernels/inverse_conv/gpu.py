@@ -1,0 +1,74 @@
+"""Where the Triton kernel serves, and what surrounds it."""
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_kernels.inverse_conv.blocks import recursion
+
+LARGEST = 64
+_ROWS = 64
+
+
+def serves(x: Tensor, channels: int) -> bool:
+    """Whether the kernel solves this; where it might be expected to and does not, say so once."""
+    if not (x.is_cuda or interpreted()):
+        return False
+    reason = _obstacle(x.dtype, channels)
+    if reason is not None:
+        _say_once(reason)
+    return reason is None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def solve(
+    x: Float[Tensor, "batch channels height width"],
+    kernel: Float[Tensor, "groups group_channels group_channels kernel_height kernel_width"],
+    orders: Sequence[int],
+    *,
+    upper: bool,
+) -> Float[Tensor, "batch channels height width"]:
+    """z with T z = x: all groups in one launch, a program for every image and group.
+
+    The corner taps are lower triangular, or `upper` triangular.
+    """
+    from flow_kernels.inverse_conv.triton_kernel import launch  # noqa: PLC0415 (Triton is optional)
+
+    groups, channels, _, *size = kernel.shape
+    steps = [recursion(own, (1, 1), upper=upper) for own in kernel]
+    pixels = x.permute(0, 2, 3, 1).unflatten(3, (groups, 1, channels))  # type: ignore[no-untyped-call] # torch has no types here
+    first = (pixels @ torch.stack([s.first for s in steps])).contiguous()
+    # Of each row from right to left: the pixel itself, its neighbour, …
+    taps = torch.stack([s.taps for s in steps]).view(groups, *size, channels, channels).flip(2)
+    z = torch.empty_like(first)
+    numbers = torch.tensor(list(orders), dtype=torch.int32, device=x.device)
+    launch(first, z, taps.contiguous(), numbers, rows=_ROWS)
+    return z.view(len(x), x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2).contiguous()
+
+
+def _obstacle(dtype: torch.dtype, channels: int) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if dtype != torch.float32:
+        return f"it computes in float32, and this is {dtype}"
+    if channels > LARGEST:
+        return f"it takes at most {LARGEST} channels a group, and these are {channels}"
+    return None
+
+
+@cache
+def _say_once(reason: str) -> None:
+    warnings.warn(
+        f"inverse_conv2d: the Triton kernel is not used, because {reason}; the slower path is",
+        stacklevel=2,
+    )
