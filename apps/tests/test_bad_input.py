@@ -56,6 +56,7 @@ def run(cli: Cli, tmp_path: Path) -> Path:
         (("toy2d", "--set", "coeff=1.0"), ("coeff", "between 0 and 1", "1.0")),
         (("toy2d", "--set", "coeff=-0.5"), ("coeff",)),
         (("toy2d", "--set", "concat_bound=1.5"), ("concat_bound",)),
+        (("toy2d", "--set", "threads=0"), ("threads", "1 or more")),
         (("toy2d", "--set", "rtol=-1e-6"), ("rtol", "between 0 and 1")),
         (("toy2d", "--batch-size", "-5"), ("batch_size", "positive", "-5")),
         (("toy2d", "--iterations", "0"), ("iterations", "positive")),

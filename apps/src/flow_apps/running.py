@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from flow_apps.errors import ConfigError
 from flow_apps.experiments import EXPERIMENTS, ContractiveObjective, Experiment, ExperimentConfig
 from flow_apps.figures import draw_learning_curve
@@ -80,6 +82,8 @@ def train(request: Request) -> bool:
     else:
         config = apply_overrides(preset.config, request.overrides)
     require_trackers(config.training)
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
     with ranks(config.training.device) as here:
         return _train(request, preset, experiment, config, here)
 

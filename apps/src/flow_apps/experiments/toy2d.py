@@ -54,7 +54,9 @@ class Toy2dConfig:
     test_size: int = 10_000
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(weight_decay=1e-5, figures_every=5000, compile=True)
+        default_factory=lambda: TrainingConfig(
+            weight_decay=1e-5, figures_every=5000, compile=True, threads=1
+        )
     )
 
     def __post_init__(self) -> None:

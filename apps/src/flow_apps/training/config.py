@@ -36,6 +36,8 @@ class TrainingConfig:
         device: As torch writes it.
         compile: Whether torch.compile is used. It changes the last bits of every number, so it
             follows from here alone.
+        threads: Of torch on the CPU, or None for its choice. Small models take one: more wait for
+            each other, above all where other programs run too.
         log_every: Steps between lines about training.
         evaluate_every: Steps between evaluations.
         figures_every: Steps between figures; they are skipped where they would take more than a
@@ -56,6 +58,7 @@ class TrainingConfig:
     seed: int = 0
     device: str = "cpu"
     compile: bool = False
+    threads: int | None = None
     log_every: int = 10
     evaluate_every: int = 100
     figures_every: int = 1000
@@ -74,6 +77,8 @@ class TrainingConfig:
             require(value > 0, f"{name}: expected a positive number, got {value}")
         decay = self.weight_decay
         require(decay >= 0, f"weight_decay: expected 0 or a positive number, got {decay}")
+        threads = self.threads
+        require(threads is None or threads > 0, f"threads: expected 1 or more, got {threads}")
         clip, ema = self.gradient_clip, self.ema_decay
         require(clip is None or clip > 0, f"gradient_clip: expected a positive number, got {clip}")
         require(ema is None or 0 < ema < 1, f"ema_decay: expected between 0 and 1, got {ema}")
