@@ -37,8 +37,9 @@ def _images() -> Iterator[Preset]:
             scales=(2, 2, 2),
             alpha=1e-6,
             dense_blocks=0,
-            # Logits reach over ±14: a solve that is off by 1e-6 of that moves grey pixels by 1e-4.
-            contraction=ContractionConfig(coeff=0.9, learn_concat_from=1, rtol=5e-7),
+            # Logits reach over ±14, so errors of a solve matter; .9 would learn more (1.307 against
+            # 1.335 bits/dim after 300 steps) and reconstruct worse (1.2e-4 against 9e-5).
+            contraction=ContractionConfig(coeff=0.8, learn_concat_from=1, rtol=5e-7),
             validation_size=200,
             test_size=1000,
             test_draws=1,
