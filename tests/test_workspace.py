@@ -1,6 +1,9 @@
 """What holds for the workspace as a whole: examples run, versions and bounds agree."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -60,3 +63,15 @@ def test_packages_are_typed_and_licensed(package: Path) -> None:
     assert (source / "py.typed").is_file()
     assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert _project(package)["requires-python"] == ">=3.11"
+
+
+def test_importing_the_packages_does_not_start_a_compiler() -> None:
+    names = ", ".join(p.name.replace("-", "_") for p in PACKAGES)
+    code = (
+        f"import sys, {names}; print([m for m in ('torch._dynamo', 'triton') if m in sys.modules])"
+    )
+    environment = {**os.environ, "JAXTYPING_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

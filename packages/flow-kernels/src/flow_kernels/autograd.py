@@ -22,17 +22,17 @@ def is_differentiated(*tensors: Tensor) -> bool:
     If nothing does, a Function may be left out, which costs as much as ten operations on a small
     tensor.
     """
-    return (
-        _are_functorch_transforms_active()
-        or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]  # no public name
-        or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-    )
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return recorded or is_transformed()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator] # torch has no types here
 def is_transformed() -> bool:
     """Whether forward mode or a transform of torch.func is active, to ask while compiling too."""
     return _are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]  # no public name
+
+
+# What torch.compiler.assume_constant_result does, without the seconds that importing Dynamo takes.
+is_transformed.__dict__["_dynamo_marked_constant"] = True
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:

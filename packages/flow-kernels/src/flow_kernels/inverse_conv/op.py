@@ -144,20 +144,17 @@ def _triangular(
 
 def _solve(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
     """T⁻¹ x or T⁻ᵀ x."""
-    if torch.compiler.is_compiling() and not is_transformed():
+    if torch.compiler.is_compiling():
+        if is_transformed():
+            raise RuntimeError(
+                "inverse_conv2d inside a torch.func transform or forward mode inside "
+                "torch.compile: the compiled operation would lose tangents; transform the "
+                "compiled function instead"
+            )
         return cast(Tensor, _solve_raw(x, kernel, orders, transposed))
-    if torch.compiler.is_compiling() or is_differentiated(x, kernel):
-        solved: Tensor = _solve_recorded(x, kernel, orders, transposed)
-        return solved
+    if is_differentiated(x, kernel):
+        return cast(Tensor, _Solve.apply(x, kernel, orders, transposed))
     return _solve_plain(x, kernel, orders, transposed=transposed)
-
-
-@torch.compiler.disable(  # type: ignore[no-untyped-call, untyped-decorator] # torch has none
-    reason="inverse_conv2d inside a torch.func transform or forward mode inside torch.compile: the "
-    "compiled operation would lose tangents; transform the compiled function instead"
-)
-def _solve_recorded(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
-    return cast(Tensor, _Solve.apply(x, kernel, orders, transposed))
 
 
 def _solve_plain(x: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
