@@ -84,6 +84,20 @@ def test_groups_are_one_launch() -> None:
     torch.testing.assert_close(z.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_is_copied_from_the_host_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA graph could not capture it."""
+    x, weight = problem(4, (3, 4), (2, 2), groups=2)
+    z = inverse_conv2d(x, weight, orders=("TL", "BR"))
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise AssertionError("a tensor was made from numbers of the host")
+
+    for name in ("tensor", "full", "cartesian_prod"):
+        monkeypatch.setattr(torch, name, refuse)
+    again = inverse_conv2d(x, weight, orders=("TL", "BR"))
+    torch.testing.assert_close(again, z, rtol=0, atol=0)
+
+
 def test_nothing_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = torch.empty_like
 

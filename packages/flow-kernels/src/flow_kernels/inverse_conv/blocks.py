@@ -41,7 +41,7 @@ def recursion(
 ) -> Recursion:
     """What solves the convolution with a kernel, whose corner is lower or `upper` triangular."""
     channels, _, *size = kernel.shape
-    index = _index(*size, *shape).to(kernel.device)
+    index = _index((size[0], size[1]), shape, kernel.device)
     rows, columns, pixels, _ = index.shape
     if upper:  # lower triangular with the channels in reverse
         kernel = kernel.flip(0, 1)
@@ -58,18 +58,22 @@ def recursion(
 
 
 @cache
-def _index(kh: int, kw: int, ph: int, pw: int) -> Int[Tensor, "rows columns out_pixels in_pixels"]:
+def _index(
+    size: tuple[int, int], shape: tuple[int, int], device: torch.device
+) -> Int[Tensor, "rows columns out_pixels in_pixels"]:
     """Which tap of the kernel a pixel of a block applies to one of a block above or to the left.
 
-    kh·kw stands for none.
+    kh·kw stands for none. Kept on the device: a copy from the host would wait for it, and could not
+    be captured in a CUDA graph.
     """
+    (kh, kw), (ph, pw) = size, shape
     rows, columns = (kh + ph - 2) // ph + 1, (kw + pw - 2) // pw + 1
     index = torch.full((rows, columns, ph * pw, ph * pw), kh * kw)
     for y, x, up, left in torch.cartesian_prod(*map(torch.arange, (ph, pw, kh, kw))).tolist():
         row, column = y - up, x - left
         place = -(row // ph), -(column // pw), y * pw + x, row % ph * pw + column % pw
         index[place] = (kh - 1 - up) * kw + kw - 1 - left
-    return index
+    return index.to(device)
 
 
 def _reversed(matrix: Tensor, channels: int) -> Tensor:

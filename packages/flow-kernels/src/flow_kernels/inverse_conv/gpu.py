@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flow_kernels.inverse_conv.blocks import recursion
@@ -51,9 +51,14 @@ def solve(
     # Of each row from right to left: the pixel itself, its neighbour, …
     taps = torch.stack([s.taps for s in steps]).view(groups, *size, channels, channels).flip(2)
     z = torch.empty_like(first)
-    numbers = torch.tensor(list(orders), dtype=torch.int32, device=x.device)
-    launch(first, z, taps.contiguous(), numbers, rows=_ROWS)
+    launch(first, z, taps.contiguous(), _on_device(tuple(orders), x.device), rows=_ROWS)
     return z.view(len(x), x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2).contiguous()
+
+
+@cache
+def _on_device(orders: tuple[int, ...], device: torch.device) -> Int[Tensor, " groups"]:
+    """The orders where the kernel reads them, copied there once."""
+    return torch.tensor(orders, dtype=torch.int32, device=device)
 
 
 def _obstacle(dtype: torch.dtype, channels: int) -> str | None:
