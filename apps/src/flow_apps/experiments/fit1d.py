@@ -90,6 +90,7 @@ def build_chain(config: Fit1dConfig) -> Chain:
     solve = config.contraction.solve()
 
     def net() -> LipschitzMap:
+        """A map of its own for every block."""
         return _net(config)
 
     makers: dict[Layer, Callable[[], Bijection]] = {
