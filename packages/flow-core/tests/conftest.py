@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import pytest
@@ -13,14 +14,34 @@ from flow_core.blocks import FixedPointBlock, Implicit, Monotone, Residual, Solv
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.layers import (
     ActNorm,
+    AdditiveCoupling,
     Affine,
+    AffineCoupling,
+    Conv1x1,
+    ExactConv2d,
+    ExponentialConv2d,
+    HalfRangeSigmoid,
+    HouseholderMatrix,
+    InverseConv2d,
     LogitTransform,
+    LUMatrix,
+    MaskedConv2d,
     Normalize,
+    OrthogonalMatrix,
     Permutation,
     Reshape,
+    SelfNormConv2d,
+    SelfNormLinear,
+    Sigmoid,
     SplitPrior,
     Squeeze,
+    cinc,
+    emerging,
+    finc,
+    inverse_flow_unit,
+    macow_unit,
 )
+from flow_core.layers.convolutions.masked import SIDES, Side
 from flow_core.maps import DenseNet, FeedForwardNet
 from flow_solvers import Tolerance
 from torch import Tensor
@@ -49,6 +70,31 @@ def randomized(layer: Bijection) -> Bijection:
     """Away from the identity that layers start as."""
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=0.3)
+    return layer
+
+
+def moved(layer: Bijection) -> Bijection:
+    """Near where layers start, for those that are not invertible or not stable everywhere."""
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return layer
+
+
+def bounded_actnorm() -> ActNorm:
+    layer = ActNorm(3, log_scale_bound=0.5)
+    layer.initialize(0.1 * torch.randn(16, 3) + 1)
+    return layer
+
+
+def masked(side: Side) -> Bijection:
+    return randomized(MaskedConv2d(2, 4, side=side))
+
+
+def exponential(channels: int, side: tuple[int, int]) -> ExponentialConv2d:
+    layer = ExponentialConv2d(channels, 3, side)
+    torch.nn.init.normal_(layer.conv.weight)
+    layer.conv.update_lipschitz(100)
     return layer
 
 
@@ -96,6 +142,38 @@ CASES = [
     Case("permutation", lambda: Permutation([2, 0, 3, 1]), (4, 2)),
     Case("reshape", lambda: Reshape((2, 3), (3, 2, 1)), (2, 3)),
     Case("squeeze", Squeeze, (1, 4, 2)),
+    Case("actnorm-bounded", bounded_actnorm, (3,)),
+    Case("conv1x1-free", lambda: moved(Conv1x1(3, bias=True)), (3, 2, 2)),
+    Case("conv1x1-vector", lambda: moved(Conv1x1(4)), (4,)),
+    Case("conv1x1-lu", lambda: moved(Conv1x1(LUMatrix(4))), (4, 2, 1)),
+    Case("conv1x1-orthogonal", lambda: randomized(Conv1x1(OrthogonalMatrix(3))), (3, 2, 2)),
+    Case("conv1x1-householder", lambda: randomized(Conv1x1(HouseholderMatrix(4, 3))), (4,)),
+    Case("coupling-additive", lambda: AdditiveCoupling(torch.nn.Linear(2, 3)), (5,)),
+    Case("coupling-vector", lambda: randomized(AffineCoupling.dense(5, 6)), (5,)),
+    Case("coupling-image", lambda: randomized(AffineCoupling.convolutional(3, 4)), (3, 3, 2)),
+    Case(
+        "coupling-sigmoid",
+        lambda: randomized(AffineCoupling.dense(4, 5, Sigmoid(epsilon=0.1))),
+        (4,),
+    ),
+    Case(
+        "coupling-half-range",
+        lambda: randomized(AffineCoupling.dense(4, 5, HalfRangeSigmoid(0.4))),
+        (4,),
+    ),
+    Case("inverse-conv", lambda: moved(InverseConv2d(3, (2, 3), learn_diagonal=True)), (3, 3, 4)),
+    Case("inverse-conv-bounded", lambda: randomized(InverseConv2d(2, tap_bound=0.8)), (2, 3, 3)),
+    Case("inverse-flow-unit", lambda: moved(inverse_flow_unit(2, 2)), (2, 3, 2)),
+    Case("cinc", lambda: moved(cinc(2)), (2, 3, 4)),
+    Case("finc", lambda: moved(finc(4)), (4, 2, 3)),
+    Case("emerging", lambda: moved(emerging(2, 2)), (2, 3, 3)),
+    Case("exact-conv", lambda: moved(ExactConv2d(2, 3, (3, 2))), (2, 3, 2)),
+    Case("exact-conv-1x1", lambda: moved(ExactConv2d(3, 1, (2, 2))), (3, 2, 2)),
+    Case("self-norm-conv", lambda: moved(SelfNormConv2d(2, 3, (2, 3))), (2, 2, 3)),
+    Case("self-norm-linear", lambda: moved(SelfNormLinear(4)), (4,)),
+    Case("exponential-conv", lambda: exponential(2, (3, 2)), (2, 3, 2)),
+    *(Case(f"masked-conv-{side}", partial(masked, side), (2, 3, 2)) for side in SIDES),
+    Case("macow-unit", lambda: randomized(macow_unit(1, 3)), (1, 3, 3)),
     Case("split-prior", lambda: randomized(SplitPrior.dense(3, 4, 5)), (4,), (3,)),
     Case(
         "split-prior-image",

@@ -99,7 +99,7 @@ RANK_SCRIPT = """
 import sys
 import torch
 import torch.distributed as dist
-from flow_core.layers.statistics import channel_moments, true_on_all_ranks
+from flow_core.statistics import channel_moments, true_on_all_ranks
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 x = torch.load(f"{folder}/x.pt", weights_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Context
 from flow_core.distributions import Flow
-from flow_core.layers.statistics import true_on_all_ranks
+from flow_core.statistics import true_on_all_ranks
 
 
 class Dequantizer(nn.Module, ABC):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Context
 from flow_core.layers.data_dependent import DataDependent
-from flow_core.layers.statistics import true_on_all_ranks
+from flow_core.statistics import true_on_all_ranks
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ class BlockSummary:
         failures: Samples that did not meet their tolerance.
         log_det_error: Mean standard error of the log-determinant in nats, or None.
         products: Products with J in the last log-determinant.
+        growth: Largest max|z|/max|x| of a sample in an inverse convolution, or None.
     """
 
     solves: int
@@ -36,6 +37,7 @@ class BlockSummary:
     failures: int
     log_det_error: float | None
     products: int
+    growth: float | None
 
 
 @dataclass
@@ -49,10 +51,13 @@ class Report:
     log_dets: dict[str, list[tuple[Tensor | None, int]]] = field(
         default_factory=lambda: defaultdict[str, list[tuple[Tensor | None, int]]](list)
     )
+    growths: dict[str, list[Tensor]] = field(
+        default_factory=lambda: defaultdict[str, list[Tensor]](list)
+    )
 
     def summary(self) -> dict[str, BlockSummary]:
         """The figures per block name; this reads from the device."""
-        names = dict.fromkeys([*self.solutions, *self.log_dets])
+        names = dict.fromkeys([*self.solutions, *self.log_dets, *self.growths])
         return {name: self._block(name) for name in names}
 
     def _block(self, name: str) -> BlockSummary:
@@ -60,6 +65,7 @@ class Report:
         log_dets = self.log_dets.get(name, [])
         errors = [error.mean() for error, _ in log_dets if error is not None]
         counts = [s.evaluations.double().mean() for s in solutions if s.evaluations.numel()]
+        growths = self.growths.get(name, [])
         residuals = [s.residual.max() for s in solutions if s.residual.numel()]
         return BlockSummary(
             solves=len(solutions),
@@ -69,6 +75,7 @@ class Report:
             failures=sum(int((~s.converged).sum()) for s in solutions),
             log_det_error=float(torch.stack(errors).mean()) if errors else None,
             products=log_dets[-1][1] if log_dets else 0,
+            growth=float(torch.stack(growths).max()) if growths else None,
         )
 
     def name_of(self, block: nn.Module) -> str:
@@ -107,6 +114,18 @@ def post_log_det(block: nn.Module, log_det: LogDet) -> None:
         error = log_det.standard_error
         entry = (None if error is None else error.detach(), log_det.products)
         report.log_dets[report.name_of(block)].append(entry)
+
+
+def post_growth(layer: nn.Module, x: Tensor, z: Tensor) -> None:
+    """Add the growth from x to z in `layer` to every open report."""
+    reports = _OPEN.get()
+    if not reports or not x.numel():
+        return
+    before, after = (t.detach().flatten(1).abs().amax(1) for t in (x, z))
+    # A sample of zeros stays one, and has not grown.
+    growth = (after / before.clamp(min=torch.finfo(x.dtype).tiny)).max()
+    for report in reports:
+        report.growths[report.name_of(layer)].append(growth)
 
 
 def _detached(solution: Solution) -> Solution:

@@ -1,14 +1,12 @@
 """What residual, implicit and monotone blocks share."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from functools import wraps
 from math import prod
-from typing import ParamSpec, TypeVar
 
 import torch
 from flow_logdet import Estimator, Exact, Kind, default_estimator
-from flow_solvers import BoundMap, Linearization, Solution, SolverError, without_autocast
+from flow_solvers import BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,27 +14,6 @@ from flow_core.bijection import Bijection, Context
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
 from flow_core.record import post_log_det, post_solution
-
-Options = ParamSpec("Options")
-Result = TypeVar("Result")
-
-
-def without_rounding(method: Callable[Options, Result]) -> Callable[Options, Result]:
-    """A method of a block that computes in float32 or float64, whatever the autocast state.
-
-    In half precision the two directions would round differently and not be each other's inverse.
-    """
-
-    @wraps(method)
-    def run(*args: Options.args, **kwargs: Options.kwargs) -> Result:
-        like = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        if like is None:
-            kinds = ", ".join(type(a).__name__ for a in (*args[1:], *kwargs.values()))
-            raise TypeError(f"expected a tensor, got {kinds or 'nothing'}")
-        with without_autocast(like):
-            return method(*args, **kwargs)
-
-    return run
 
 
 class FixedPointBlock(Bijection):

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked, without_rounding
+from flow_core.blocks.block import FixedPointBlock, checked
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
+from flow_core.rounding import without_rounding
 
 SQRT2 = sqrt(2.0)
 

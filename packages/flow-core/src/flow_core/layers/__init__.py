@@ -1,21 +1,91 @@
-"""Layers with closed-form inverses: normalisation, reshaping, elementwise maps, split priors."""
+"""Layers with closed-form inverses, and the invertible convolutions."""
 
 from flow_core.layers.actnorm import ActNorm
+from flow_core.layers.convolutions import (
+    Conv1x1,
+    ExactConv2d,
+    ExponentialConv2d,
+    InverseConv2d,
+    MaskedConv2d,
+    cinc,
+    emerging,
+    finc,
+    inverse_flow_unit,
+    macow_unit,
+)
+from flow_core.layers.couplings import (
+    AdditiveCoupling,
+    AffineCoupling,
+    BoundedExp,
+    HalfRangeSigmoid,
+    ScaleFunction,
+    Sigmoid,
+    ZeroConv2d,
+    convolutional_conditioner,
+    dense_conditioner,
+)
 from flow_core.layers.data_dependent import DataDependent
 from flow_core.layers.elementwise import Affine, LogitTransform, Normalize
+from flow_core.layers.matrices import (
+    FreeMatrix,
+    HouseholderMatrix,
+    InvertibleMatrix,
+    LUMatrix,
+    OrthogonalMatrix,
+)
 from flow_core.layers.permutation import Permutation
 from flow_core.layers.reshape import Reshape
+from flow_core.layers.self_normalizing import (
+    Geco,
+    Reconstruction,
+    SelfNormConv2d,
+    SelfNormLinear,
+    SurrogateTerms,
+    TrainingSurrogate,
+    approximate_inverses,
+)
 from flow_core.layers.split_prior import SplitPrior
 from flow_core.layers.squeeze import Squeeze
 
 __all__ = [
     "ActNorm",
+    "AdditiveCoupling",
     "Affine",
+    "AffineCoupling",
+    "BoundedExp",
+    "Conv1x1",
     "DataDependent",
+    "ExactConv2d",
+    "ExponentialConv2d",
+    "FreeMatrix",
+    "Geco",
+    "HalfRangeSigmoid",
+    "HouseholderMatrix",
+    "InverseConv2d",
+    "InvertibleMatrix",
+    "LUMatrix",
     "LogitTransform",
+    "MaskedConv2d",
     "Normalize",
+    "OrthogonalMatrix",
     "Permutation",
+    "Reconstruction",
     "Reshape",
+    "ScaleFunction",
+    "SelfNormConv2d",
+    "SelfNormLinear",
+    "Sigmoid",
     "SplitPrior",
     "Squeeze",
+    "SurrogateTerms",
+    "TrainingSurrogate",
+    "ZeroConv2d",
+    "approximate_inverses",
+    "cinc",
+    "convolutional_conditioner",
+    "dense_conditioner",
+    "emerging",
+    "finc",
+    "inverse_flow_unit",
+    "macow_unit",
 ]

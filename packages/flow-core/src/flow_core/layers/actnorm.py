@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Context
 from flow_core.layers.data_dependent import DataDependent
-from flow_core.layers.statistics import channel_moments
+from flow_core.statistics import channel_moments
+
+# A scale at its bound would learn no more.
+_NEAR_ONE = 0.99
 
 
 @final
@@ -21,12 +24,22 @@ class ActNorm(DataDependent):
     channels that hardly vary from being blown up. Source: Kingma & Dhariwal 2018, §3.1; the
     parametrisation and the floor of 0.2 are those of Residual Flows (Chen et al. 2019).
 
+    With a `log_scale_bound` c the scale is e^(c·tanh(w/c)), within [e^(−c), e^c] whatever training
+    does. Source: Behrmann et al. 2021, §B.
+
     Args:
         channels: Size of dimension 1.
         variance_floor: Smallest variance that is scaled to one.
+        log_scale_bound: c in nats, or None for scales without a bound.
     """
 
-    def __init__(self, channels: int, *, variance_floor: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        variance_floor: float = 0.2,
+        log_scale_bound: float | None = None,
+    ) -> None:
         super().__init__()
         if channels < 1 or variance_floor <= 0:
             raise ValueError(
@@ -35,7 +48,10 @@ class ActNorm(DataDependent):
             )
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
+        if log_scale_bound is not None and log_scale_bound <= 0:
+            raise ValueError(f"expected a positive log_scale_bound, got {log_scale_bound}")
         self.variance_floor = variance_floor
+        self.log_scale_bound = log_scale_bound
 
     def extra_repr(self) -> str:
         """Size shown in the representation of a model."""
@@ -46,17 +62,22 @@ class ActNorm(DataDependent):
         self._check(x)
         mean, variance = channel_moments(x)
         self.bias.copy_(-mean)
-        self.log_scale.copy_(-0.5 * variance.clamp(min=self.variance_floor).log())
+        wanted = -0.5 * variance.clamp(min=self.variance_floor).log()
+        bound = self.log_scale_bound
+        if bound is not None:
+            within = (wanted / bound).clamp(-_NEAR_ONE, _NEAR_ONE)
+            wanted = bound * torch.atanh(within)
+        self.log_scale.copy_(wanted)
 
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """(x + b)·e^w."""
         self._require(x)
-        return (x + self._spread(self.bias, x)) * self._spread(self.log_scale, x).exp()
+        return (x + self._spread(self.bias, x)) * self._spread(self._log_scale(), x).exp()
 
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """y·e^(−w) − b."""
         self._require(y)
-        return y * (-self._spread(self.log_scale, y)).exp() - self._spread(self.bias, y)
+        return y * (-self._spread(self._log_scale(), y)).exp() - self._spread(self.bias, y)
 
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
@@ -72,7 +93,11 @@ class ActNorm(DataDependent):
 
     def _log_det(self, x: Tensor) -> Tensor:
         values_per_channel = math.prod(x.shape[2:])
-        return (values_per_channel * self.log_scale.sum()).expand(x.shape[0])
+        return (values_per_channel * self._log_scale().sum()).expand(x.shape[0])
+
+    def _log_scale(self) -> Tensor:
+        bound = self.log_scale_bound
+        return self.log_scale if bound is None else bound * torch.tanh(self.log_scale / bound)
 
     def _spread(self, values: Tensor, x: Tensor) -> Tensor:
         return values.view(-1, *(1,) * (x.ndim - 2))

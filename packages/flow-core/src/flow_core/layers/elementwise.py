@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, Context
-from flow_core.layers.statistics import true_on_all_ranks
+from flow_core.statistics import true_on_all_ranks
 
 
 @final

@@ -1,0 +1,131 @@
+"""Zero-padded convolutions as dense matrices, for their exact determinant and inverse."""
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from flow_core.bijection import Bijection, Context
+from flow_core.layers.convolutions.conv1x1 import over_pixels
+from flow_core.layers.matrices import random_orthogonal
+from flow_core.rounding import without_rounding
+
+_INITIAL_GAIN = 0.01
+
+
+class DenseConv2d(Bijection):
+    """y = W∗x + b, zero-padded to the same size, with log-determinant and inverse of the matrix.
+
+    log|det ∂y/∂x| by LU factorisation of the matrix of all values of an image, which costs
+    O((c·h·w)³) once a call: for small images and for tests of larger ones. 1x1 kernels cost O(c³).
+
+    Args:
+        channels: Channels of the images.
+        kernel_size: Side of the kernel, odd.
+        map_size: Height and width of the images.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, map_size: tuple[int, int]) -> None:
+        super().__init__()
+        if min(channels, kernel_size, *map_size) < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                "expected positive sizes and an odd kernel_size, got "
+                f"channels={channels}, kernel_size={kernel_size}, map_size={map_size}"
+            )
+        self.map_size = map_size
+        self.weight = nn.Parameter(_initial_kernel(channels, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def extra_repr(self) -> str:
+        """Sizes shown in the representation of a model."""
+        channels, _, size, _ = self.weight.shape
+        return f"channels={channels}, kernel_size={size}, map_size={self.map_size}"
+
+    @without_rounding
+    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+        """W∗x + b."""
+        return same_conv2d(self._check(x), self.weight, self.bias)
+
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """W∗x + b and log|det W|."""
+        return self.transform(x, context=context), self._log_det(x)
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """The solution of W∗x = y − b, and −log|det W|."""
+        return self.inverse(y, context=context), -self._log_det(y)
+
+    @without_rounding
+    def _log_det(self, x: Tensor) -> Tensor:
+        return dense_log_abs_det(self.weight, self.map_size).expand(x.shape[0])
+
+    def _solve(self, y: Tensor) -> Tensor:
+        """Solve W∗x = y − b."""
+        centred = self._check(y) - self.bias.view(-1, 1, 1)
+        if self.weight.shape[-1] == 1:
+            matrix = self.weight.flatten(1)
+            return over_pixels(lambda columns: torch.linalg.solve(matrix, columns), centred)
+        matrix = dense_matrix(self.weight, self.map_size)
+        solved: Tensor = torch.linalg.solve(matrix, centred.flatten(1).mT)
+        return solved.mT.reshape(y.shape)
+
+    def _check(self, x: Tensor) -> Tensor:
+        expected = (self.weight.shape[0], *self.map_size)
+        if x.shape[1:] != expected:
+            raise ValueError(f"expected images of shape {expected}, got a batch {tuple(x.shape)}")
+        return x
+
+
+@final
+class ExactConv2d(DenseConv2d):
+    """A zero-padded convolution trained on its exact log-determinant."""
+
+    @without_rounding
+    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+        """Solve W∗x = y − b."""
+        return self._solve(y)
+
+
+def same_conv2d(
+    x: Float[Tensor, "batch inputs height width"],
+    weight: Float[Tensor, "outputs inputs size size"],
+    bias: Float[Tensor, " outputs"] | None = None,
+) -> Float[Tensor, "batch outputs height width"]:
+    """A convolution that keeps the size of the image."""
+    return conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def dense_matrix(
+    weight: Float[Tensor, "channels channels size size"], map_size: tuple[int, int]
+) -> Float[Tensor, "values values"]:
+    """The matrix of `same_conv2d` on row-major images."""
+    shape = (weight.shape[0], *map_size)
+    count = math.prod(shape)
+    unit = torch.eye(count, dtype=weight.dtype, device=weight.device)
+    return same_conv2d(unit.view(count, *shape), weight).flatten(1).mT
+
+
+def dense_log_abs_det(
+    weight: Float[Tensor, "channels channels size size"], map_size: tuple[int, int]
+) -> Float[Tensor, ""]:
+    """log|det| of `same_conv2d` in nats."""
+    if weight.shape[-1] == 1:
+        of_pixel: Tensor = torch.linalg.slogdet(weight.flatten(1)).logabsdet
+        return math.prod(map_size) * of_pixel
+    log_abs_det: Tensor = torch.linalg.slogdet(dense_matrix(weight, map_size)).logabsdet
+    return log_abs_det
+
+
+def _initial_kernel(channels: int, kernel_size: int) -> Tensor:
+    """A random rotation where the kernel is a matrix, else the identity and a little noise."""
+    if kernel_size == 1:
+        return random_orthogonal(channels)[:, :, None, None]
+    weight = torch.empty(channels, channels, kernel_size, kernel_size)
+    nn.init.xavier_normal_(weight, gain=_INITIAL_GAIN)
+    return weight + nn.init.dirac_(torch.empty_like(weight))

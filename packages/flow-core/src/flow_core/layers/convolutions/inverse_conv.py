@@ -1,0 +1,174 @@
+"""Convolutions padded on one corner, with the solve in the direction of training."""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from flow_kernels import Order, inverse_conv2d, padded_conv2d
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flow_core.bijection import Bijection, Context
+from flow_core.combinators import Chain, Invert
+from flow_core.layers.convolutions.growth import Taps, bounded_taps, growth_bound
+from flow_core.record import post_growth
+
+ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
+_INITIAL_SCALE = 0.2
+
+
+@final
+class InverseConv2d(Bijection):
+    """z = T⁻¹ x, where T is a convolution padded on one corner of the image.
+
+    T is triangular (`flow_kernels.padded_conv2d`), so log|det ∂z/∂x| = −h·w·Σ log A_cc, where A
+    is the tap of the pixel itself, lower triangular: 0 unless its diagonal is learned. Sampling is
+    one convolution. Wrapped in `Invert` the convolution is the direction of training: CInC Flow,
+    and with four groups of all orders FInC Flow.
+
+    T⁻¹ is a recursion over pixels and can grow exponentially with the size of the image. With a
+    `tap_bound` ρ < 1 the taps are scaled so that Σ‖A⁻¹K_ij‖_∞ ≤ ρ over all taps but the last, and
+    then ‖z‖_∞ ≤ ‖A⁻¹‖_∞·‖x‖_∞/(1 − ρ) whatever the size. `record()` collects max|z|/max|x|.
+
+    Source: Nagar et al. 2025 (Inverse-Flow), Kallapa et al. 2023 (FInC Flow).
+
+    Args:
+        channels: Channels of the images.
+        kernel_size: Side of the kernel, or (height, width).
+        groups: Groups of channels with kernels of their own.
+        orders: From which corner each group looks, or one for all.
+        learn_diagonal: Whether the diagonal of A is learned, else it is one.
+        tap_bound: ρ, or None for taps without a bound.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        *,
+        groups: int = 1,
+        orders: Order | Sequence[Order] = "TL",
+        learn_diagonal: bool = False,
+        tap_bound: float | None = None,
+    ) -> None:
+        super().__init__()
+        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        if min(channels, groups, *size) < 1 or channels % groups:
+            raise ValueError(
+                "expected a positive kernel_size and channels that the groups divide, got "
+                f"channels={channels}, groups={groups}, kernel_size={size}"
+            )
+        if tap_bound is not None and not 0 < tap_bound < 1:
+            raise ValueError(f"expected 0 < tap_bound < 1, got {tap_bound}")
+        self.orders: Order | tuple[Order, ...] = (
+            orders if isinstance(orders, str) else tuple(orders)
+        )
+        self.tap_bound = tap_bound
+        self.groups = groups
+        self.weight = nn.Parameter(_initial_taps(channels, channels // groups, size))
+        self.log_diagonal = nn.Parameter(torch.zeros(channels)) if learn_diagonal else None
+
+    def extra_repr(self) -> str:
+        """Sizes shown in the representation of a model."""
+        channels, _, height, width = self.weight.shape
+        return (
+            f"channels={channels}, kernel_size={(height, width)}, groups={self.groups}, "
+            f"orders={self.orders}, tap_bound={self.tap_bound}"
+        )
+
+    def taps(self) -> Taps:
+        """The kernels that are computed with, and the logarithms of A's diagonal."""
+        taps = Taps(self.weight, self.log_diagonal)
+        return taps if self.tap_bound is None else bounded_taps(taps, self.tap_bound)
+
+    def growth_bound(self) -> float:
+        """A proven upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where there is none."""
+        return growth_bound(self.taps())
+
+    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+        """Solve T z = x."""
+        weight, log_diagonal = self.taps()
+        z = inverse_conv2d(self._check(x), weight, orders=self.orders, log_diagonal=log_diagonal)
+        post_growth(self, x, z)
+        return z
+
+    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+        """Convolve: T y."""
+        weight, log_diagonal = self.taps()
+        return padded_conv2d(self._check(y), weight, orders=self.orders, log_diagonal=log_diagonal)
+
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """Solve T z = x; −h·w·Σ log A_cc."""
+        return self.transform(x, context=context), -self._log_det(x)
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """T y and h·w·Σ log A_cc."""
+        return self.inverse(y, context=context), self._log_det(y)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        if self.log_diagonal is None:
+            return x.new_zeros(x.shape[0])
+        return (math.prod(x.shape[2:]) * self.log_diagonal.sum()).expand(x.shape[0])
+
+    def _check(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.weight.shape[0]:
+            raise ValueError(
+                f"expected (batch, {self.weight.shape[0]}, h, w), got {tuple(x.shape)}"
+            )
+        return x
+
+
+def inverse_flow_unit(
+    channels: int, kernel_size: int = 3, *, tap_bound: float | None = None
+) -> Chain:
+    """Four inverse convolutions one after another, one from every corner (Inverse-Flow)."""
+    return Chain(
+        [
+            InverseConv2d(channels, kernel_size, orders=order, tap_bound=tap_bound)
+            for order in ORDERS
+        ]
+    )
+
+
+def cinc(channels: int, kernel_size: int = 3, *, tap_bound: float | None = None) -> Invert:
+    """One padded convolution over all channels (CInC Flow, Nagar et al. 2021)."""
+    return Invert(InverseConv2d(channels, kernel_size, tap_bound=tap_bound))
+
+
+def finc(channels: int, kernel_size: int = 3, *, tap_bound: float | None = None) -> Invert:
+    """A padded convolution of every quarter of the channels, each from its own corner (FInC Flow).
+
+    Raises:
+        ValueError: If four does not divide the channels.
+    """
+    if channels % 4:
+        raise ValueError(f"expected channels that four divides, got {channels}; squeeze first")
+    quarters = InverseConv2d(channels, kernel_size, groups=4, orders=ORDERS, tap_bound=tap_bound)
+    return Invert(quarters)
+
+
+def emerging(channels: int, kernel_size: int = 3) -> Chain:
+    """Two padded convolutions from opposite corners with learned diagonals: together a full view.
+
+    Source: Hoogeboom et al. 2019, §3.2.
+    """
+    return Chain(
+        [
+            Invert(InverseConv2d(channels, kernel_size, orders=order, learn_diagonal=True))
+            for order in ("TL", "BR")
+        ]
+    )
+
+
+def _initial_taps(channels: int, inputs: int, size: tuple[int, int]) -> Tensor:
+    """Small random taps and a last one of zeros: close to the identity, far from growing."""
+    taps = (
+        torch.randn(channels, inputs, *size) * _INITIAL_SCALE / math.sqrt(inputs * math.prod(size))
+    )
+    taps[:, :, -1, -1] = 0
+    return taps

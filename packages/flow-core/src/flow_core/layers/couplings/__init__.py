@@ -1,0 +1,21 @@
+"""Couplings, the networks that condition them and the scales that they make."""
+
+from flow_core.layers.couplings.conditioners import (
+    ZeroConv2d,
+    convolutional_conditioner,
+    dense_conditioner,
+)
+from flow_core.layers.couplings.coupling import AdditiveCoupling, AffineCoupling
+from flow_core.layers.couplings.scales import BoundedExp, HalfRangeSigmoid, ScaleFunction, Sigmoid
+
+__all__ = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "BoundedExp",
+    "HalfRangeSigmoid",
+    "ScaleFunction",
+    "Sigmoid",
+    "ZeroConv2d",
+    "convolutional_conditioner",
+    "dense_conditioner",
+]

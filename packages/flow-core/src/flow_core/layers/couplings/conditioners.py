@@ -1,0 +1,60 @@
+"""Networks that begin as zero, so that the layers that they condition begin as the identity."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+
+@final
+class ZeroConv2d(nn.Module):
+    """A convolution of the same size with zero weights and per-channel scales e^(3·l) at first.
+
+    Source: Kingma & Dhariwal 2018, §3.3 and released code.
+
+    Args:
+        inputs: Channels that come in.
+        outputs: Channels that go out.
+        kernel_size: Side of the kernel, odd.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.log_scale = nn.Parameter(torch.zeros(outputs))
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"]
+    ) -> Float[Tensor, "batch outputs height width"]:
+        """The scaled convolution."""
+        y = conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+        return y * (3 * self.log_scale).exp().view(-1, 1, 1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Typed `forward`."""
+        output: Tensor = super().__call__(x)
+        return output
+
+
+def convolutional_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:
+    """3x3, 1x1 and 3x3 convolutions with ReLU between them, zero at first (Glow)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 1),
+        nn.ReLU(),
+        ZeroConv2d(width, outputs),
+    )
+
+
+def dense_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:
+    """Three linear layers with ReLU between them, zero at first."""
+    last = nn.Linear(width, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last
+    )

@@ -1,0 +1,142 @@
+"""Convolutions and matrices that learn their inverse beside themselves."""
+
+# ruff: noqa: ANN401 (what autograd passes to a Function has no type)
+
+from typing import Any, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from flow_core.bijection import Bijection, Context
+from flow_core.layers.convolutions.dense import DenseConv2d, same_conv2d
+from flow_core.layers.self_normalizing.surrogate import APPROXIMATE, COLLECTOR, SelfNormalizing
+from flow_core.rounding import without_rounding
+
+
+@final
+class SelfNormConv2d(DenseConv2d, SelfNormalizing):
+    """y = W∗x + b with a learned R ≈ W⁻¹, also a convolution.
+
+    All methods are exact, as those of `ExactConv2d`. Inside a `TrainingSurrogate` the gradient of
+    log|det| is taken from R instead: ∂/∂W = T(R)⊙m with T the transposed convolution and m the
+    number of pixels that see a tap. Inside `approximate_inverses` the inverse is R∗(y − b).
+    Source: Keller et al. 2021, eqs. 6-12.
+
+    Args:
+        channels: Channels of the images.
+        kernel_size: Side of both kernels, odd.
+        map_size: Height and width of the images.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, map_size: tuple[int, int]) -> None:
+        super().__init__(channels, kernel_size, map_size)
+        self.inverse_weight = nn.Parameter(transposed(self.weight.detach()))
+
+    @without_rounding
+    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+        """Solve W∗x = y − b; inside `approximate_inverses` R∗(y − b)."""
+        if not APPROXIMATE.get():
+            return self._solve(y)
+        return same_conv2d(self._check(y) - self.bias.view(-1, 1, 1), self.inverse_weight)
+
+    @without_rounding
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """W∗x + b and log|det W|; inside a `TrainingSurrogate` the latter's stand-in."""
+        collector = COLLECTOR.get()
+        if collector is None:
+            return super().transform_and_log_det(x, context=context)
+        collector.collect(self._check(x), self.weight, self.inverse_weight)
+        y = _HalfGradients.apply(x, self.weight, self.inverse_weight, self.bias)
+        return cast(Tensor, y), self._stand_in().expand(x.shape[0])
+
+    def _stand_in(self) -> Tensor:
+        """0 up to rounding, with half of the gradient of log|det W| for W and −log|det R| for R."""
+        weight, inverse = self.weight, self.inverse_weight
+        counts = tap_counts(self.weight.shape[-1], self.map_size).to(weight)
+        by_weight = transposed(inverse.detach()) * counts
+        by_inverse = transposed(weight.detach()) * counts
+        return 0.5 * ((weight * by_weight).sum() - (inverse * by_inverse).sum())
+
+
+@final
+class SelfNormLinear(Bijection):
+    """y = W·x + b on vectors with a learned R ≈ W⁻¹; the identity at first.
+
+    As `SelfNormConv2d`, of which it is the case of one pixel. Source: Keller et al. 2021, §3.1.
+
+    Args:
+        features: Size of the vectors.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = SelfNormConv2d(features, 1, (1, 1))
+        with torch.no_grad():
+            for weight in (self.conv.weight, self.conv.inverse_weight):
+                weight.copy_(torch.eye(features)[:, :, None, None])
+
+    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+        """W·x + b."""
+        return self.conv.transform(self._pixel(x), context=context).flatten(1)
+
+    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+        """W⁻¹·(y − b); inside `approximate_inverses` R·(y − b)."""
+        return self.conv.inverse(self._pixel(y), context=context).flatten(1)
+
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """W·x + b and log|det W|; inside a `TrainingSurrogate` the latter's stand-in."""
+        y, log_det = self.conv(self._pixel(x), context=context)
+        return y.flatten(1), log_det
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """W⁻¹·(y − b) and −log|det W|."""
+        x, log_det = self.conv.inverse_and_log_det(self._pixel(y), context=context)
+        return x.flatten(1), log_det
+
+    def _pixel(self, x: Tensor) -> Tensor:
+        if x.ndim != 2:
+            raise ValueError(f"expected vectors (batch, features), got shape {tuple(x.shape)}")
+        return x[:, :, None, None]
+
+
+def transposed(kernel: Tensor) -> Tensor:
+    """The kernel of the transposed convolution."""
+    return kernel.transpose(0, 1).flip(2, 3)
+
+
+def tap_counts(kernel_size: int, map_size: tuple[int, int]) -> Float[Tensor, "size size"]:
+    """For every tap, the number of pixels at which it meets another pixel and not the padding."""
+    reach = (torch.arange(kernel_size) - kernel_size // 2).abs()
+    down, across = ((side - reach).clamp(min=0) for side in map_size)
+    return down[:, None] * across.to(torch.get_default_dtype())
+
+
+class _HalfGradients(Function):
+    """W∗x + b, with half of the gradient for W and half for R, as if R⁻¹ were W."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, inverse: Tensor, bias: Tensor) -> Tensor:
+        moved = same_conv2d(x, weight)
+        ctx.save_for_backward(x, weight, inverse, moved)
+        return moved + bias.view(-1, 1, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
+        x, weight, inverse, moved = ctx.saved_tensors
+        (along,), padding = cotangents, weight.shape[-1] // 2
+        # torch has no types for these two.
+        by_x = conv2d_input(x.shape, weight, along, padding=padding)  # type: ignore[no-untyped-call]
+        by_weight = conv2d_weight(x, weight.shape, along, padding=padding)  # type: ignore[no-untyped-call]
+        by_inverse = conv2d_weight(moved, inverse.shape, by_x, padding=padding)  # type: ignore[no-untyped-call]
+        return by_x, 0.5 * by_weight, -0.5 * by_inverse, along.sum((0, 2, 3))

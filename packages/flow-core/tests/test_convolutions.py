@@ -1,0 +1,268 @@
+"""Facts of the invertible convolutions that the contract test cannot know."""
+
+import math
+
+import pytest
+import torch
+from flow_core.bijection import Bijection
+from flow_core.layers import (
+    Conv1x1,
+    ExactConv2d,
+    ExponentialConv2d,
+    HouseholderMatrix,
+    InverseConv2d,
+    InvertibleMatrix,
+    LUMatrix,
+    MaskedConv2d,
+    OrthogonalMatrix,
+    cinc,
+    emerging,
+    finc,
+)
+from flow_core.layers.convolutions.masked import SIDES, Side
+from flow_core.lipschitz import lipschitz_certificate, update_lipschitz
+from flow_core.record import record
+from flow_kernels import Order, padded_conv2d
+from torch import Tensor
+
+
+def batch(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def wild(layer: InverseConv2d, scale: float = 1.0) -> InverseConv2d:
+    """Taps as large as training could make them."""
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(scale * batch(*p.shape, dtype=p.dtype, seed=3))
+    return layer
+
+
+def dense(layer: Bijection, shape: tuple[int, ...]) -> Tensor:
+    """The matrix of a linear bijection."""
+    count = math.prod(shape)
+    unit = torch.eye(count, dtype=torch.float64).view(count, *shape)
+    return layer.transform(unit).detach().flatten(1).mT
+
+
+def test_inverse_convs_start_near_the_identity() -> None:
+    x = batch(4, 12, 16, 16, dtype=torch.float32)
+    torch.manual_seed(0)
+    z = InverseConv2d(12).transform(x).detach()
+    assert 0 < float((z - x).square().mean().sqrt()) < 0.3
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_bounded_taps_keep_the_row_sums_at_the_bound(groups: int, diagonal: bool) -> None:
+    layer = InverseConv2d(4, 3, groups=groups, learn_diagonal=diagonal, tap_bound=0.7).double()
+    weight, log_diagonal = wild(layer).taps()
+    for g, kernel in enumerate(weight.detach().chunk(groups)):
+        size = kernel.shape[1]
+        last = kernel[:, :, -1, -1].tril(-1)
+        ones = torch.ones(size, dtype=torch.float64)
+        scale = ones if log_diagonal is None else log_diagonal.detach().chunk(groups)[g].exp()
+        inverse = torch.linalg.inv(last + torch.diag(scale))
+        taps = torch.einsum("ij,jkab->abik", inverse, kernel).flatten(0, 1)[:-1]
+        assert math.isclose(float(taps.abs().sum(2).amax(1).sum()), 0.7, rel_tol=1e-9)
+    assert torch.equal(weight[:, :, -1, -1], layer.weight[:, :, -1, -1])
+
+
+def test_small_taps_are_not_scaled() -> None:
+    layer = InverseConv2d(3, tap_bound=0.9)
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+    assert torch.equal(layer.taps().weight, layer.weight)
+
+
+def test_taps_of_zeros_have_a_gradient() -> None:
+    layer = InverseConv2d(2, tap_bound=0.9)
+    torch.nn.init.zeros_(layer.weight)
+    total = layer.transform(torch.ones(1, 2, 3, 3)).square().sum()
+    (gradient,) = torch.autograd.grad(total, layer.weight)
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_growth_never_exceeds_its_bound(side: int, groups: int) -> None:
+    orders: tuple[Order, ...] = ("TL", "BR")
+    layer = InverseConv2d(4, 3, groups=groups, orders=orders[:groups], tap_bound=0.9).double()
+    bound = wild(layer).growth_bound()
+    matrix = dense(layer, (4, side, side))
+    norm = float(matrix.abs().sum(1).max())
+    assert norm <= bound < math.inf
+
+
+def test_growth_is_not_certified_where_taps_are_large() -> None:
+    assert wild(InverseConv2d(4)).growth_bound() == math.inf
+
+
+def test_the_bound_is_what_stops_the_growth() -> None:
+    x = batch(2, 4, 24, 24)
+    free, bounded = InverseConv2d(4).double(), InverseConv2d(4, tap_bound=0.9).double()
+    with record() as report:
+        wild(free).transform(x)
+        wild(bounded).transform(x)
+    grown, kept = (block.growth for block in report.summary().values())
+    assert grown is not None
+    assert kept is not None
+    assert grown > 1e6
+    assert kept <= bounded.growth_bound()
+
+
+def test_growth_is_the_largest_of_all_samples_and_passes() -> None:
+    layer = InverseConv2d(1, 1, learn_diagonal=True)
+    assert layer.log_diagonal is not None
+    torch.nn.init.constant_(layer.log_diagonal, -math.log(3.0))
+    model = torch.nn.ModuleDict({"inner": layer})
+    with record(model) as report:
+        layer.transform(torch.zeros(0, 1, 2, 2))
+        layer.transform(torch.zeros(1, 1, 2, 2))
+        layer.transform(torch.tensor([1.0, -2.0]).view(2, 1, 1, 1))
+    growth = report.summary()["inner"].growth
+    assert growth is not None
+    assert math.isclose(growth, 3.0, rel_tol=1e-6)
+
+
+def test_finc_gives_every_quarter_its_own_corner() -> None:
+    layer = finc(8, 2).double()
+    x = batch(2, 8, 4, 5)
+    inner = layer.bijection
+    assert isinstance(inner, InverseConv2d)
+    y = layer.transform(x)
+    orders: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
+    quarters = zip(x.chunk(4, 1), inner.weight.chunk(4), orders, strict=True)
+    parts = [padded_conv2d(part, weight, orders=order) for part, weight, order in quarters]
+    assert torch.allclose(y, torch.cat(parts, 1))
+
+
+def test_finc_refuses_channels_without_quarters() -> None:
+    with pytest.raises(ValueError, match="four divides"):
+        finc(6)
+
+
+def test_cinc_convolves_in_the_direction_of_training() -> None:
+    layer = cinc(3, 2)
+    inner = layer.bijection
+    assert isinstance(inner, InverseConv2d)
+    x = batch(1, 3, 4, 4, dtype=torch.float32)
+    assert torch.equal(layer.transform(x), padded_conv2d(x, inner.weight))
+
+
+def test_emerging_sees_the_whole_neighbourhood() -> None:
+    torch.manual_seed(0)
+    matrix = dense(emerging(1, 3).double(), (1, 5, 5))
+    centre = matrix[12].view(5, 5)
+    assert int((centre != 0).sum()) == 25
+
+
+@pytest.mark.parametrize("make", [LUMatrix, OrthogonalMatrix, HouseholderMatrix])
+def test_matrices_solve_and_know_their_determinant(make: type[InvertibleMatrix]) -> None:
+    torch.manual_seed(1)
+    matrix = make(5).double()
+    dense_matrix = matrix.dense().detach()
+    expected = torch.linalg.slogdet(dense_matrix).logabsdet
+    assert math.isclose(float(matrix.log_abs_det().detach()), float(expected), abs_tol=1e-12)
+    columns = batch(5, 3)
+    assert torch.allclose(dense_matrix @ matrix.solve(columns), columns, atol=1e-12)
+
+
+def test_householder_is_the_product_of_its_reflections() -> None:
+    matrix = HouseholderMatrix(4, 3).double()
+    product = torch.eye(4, dtype=torch.float64)
+    for v in matrix.vectors.detach():
+        product = product @ (torch.eye(4, dtype=torch.float64) - 2 * torch.outer(v, v) / v.dot(v))
+    assert torch.allclose(matrix.dense(), product, atol=1e-12)
+
+
+def test_lu_starts_orthogonal_and_cannot_become_singular() -> None:
+    matrix = LUMatrix(6)
+    w = matrix.dense().detach()
+    assert torch.allclose(w @ w.mT, torch.eye(6), atol=1e-5)
+    for p in matrix.parameters():
+        torch.nn.init.zeros_(p)
+    assert float(torch.linalg.det(matrix.dense().detach()).abs()) == 1.0
+
+
+def test_conv1x1_is_the_convolution() -> None:
+    layer = Conv1x1(3, bias=True)
+    torch.nn.init.normal_(layer.bias if layer.bias is not None else torch.empty(0))
+    x = batch(2, 3, 4, 5, dtype=torch.float32)
+    expected = torch.nn.functional.conv2d(x, layer.matrix.dense()[:, :, None, None], layer.bias)
+    assert torch.allclose(layer.transform(x), expected, atol=1e-6)
+
+
+def test_exponential_is_the_matrix_exponential_and_its_series_is_long_enough() -> None:
+    layer = ExponentialConv2d(2, 3, (3, 4)).double()
+    torch.nn.init.normal_(layer.conv.weight)
+    update_lipschitz(layer, 200)
+    kernel = layer.conv.effective()[0]
+    unit = torch.eye(24, dtype=torch.float64).view(24, 2, 3, 4)
+    k = torch.nn.functional.conv2d(unit, kernel, padding=1).flatten(1).mT
+    assert math.isclose(float(torch.linalg.matrix_norm(k.detach(), 2)), 0.9, rel_tol=1e-6)
+    exact = torch.linalg.matrix_exp(k.detach())
+    assert torch.allclose(dense(layer, (2, 3, 4)), exact, atol=1e-14)
+    assert layer.terms(torch.float32) < layer.terms(torch.float64) < 20
+
+
+def test_the_exponent_is_certified_below_one() -> None:
+    layer = ExponentialConv2d(2, 3, (4, 4))
+    torch.nn.init.normal_(layer.conv.weight)
+    update_lipschitz(layer, 200)
+    (bound,) = lipschitz_certificate(layer).values()
+    assert 0.89 < bound < 0.91
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_masked_convs_look_one_way(side: Side) -> None:
+    layer = MaskedConv2d(1, 4, side=side, kernel_size=(3, 3)).double()
+    for p in layer.parameters():
+        torch.nn.init.normal_(p)
+    point = batch(1, 1, 4, 4)
+
+    def moved(x: Tensor) -> Tensor:
+        return layer.transform(x)
+
+    matrix = torch.func.jacrev(moved)(point).view(4, 4, 4, 4)
+    rows = torch.arange(4)
+    # Of the output at (i, j), by the input at (a, b).
+    down, across = rows[:, None, None, None] - rows[:, None], rows[:, None, None] - rows
+    distance = {"above": down, "below": -down, "left": across, "right": -across}[side]
+    distance = distance.expand_as(matrix)
+    assert not bool(matrix[distance < 0].any())
+    assert not bool(matrix[distance > 3].any())
+    assert bool((matrix[distance == 1] != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: InverseConv2d(3, groups=2), "groups divide"),
+        (lambda: InverseConv2d(3, 0), "positive kernel_size"),
+        (lambda: InverseConv2d(3, tap_bound=1.0), "tap_bound < 1"),
+        (lambda: ExactConv2d(3, 2, (4, 4)), "odd kernel_size"),
+        (lambda: MaskedConv2d(3, 4, kernel_size=(2, 2)), "odd number of columns"),
+        (lambda: HouseholderMatrix(3, 0), "at least one reflection"),
+        (lambda: LUMatrix(0), "at least one channel"),
+    ],
+)
+def test_bad_settings_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (Conv1x1(3), (2, 4, 2, 2), "3 channels"),
+        (InverseConv2d(3), (2, 4, 2, 2), r"\(batch, 3, h, w\)"),
+        (ExactConv2d(2, 3, (4, 4)), (2, 2, 3, 4), r"images of shape \(2, 4, 4\)"),
+        (ExponentialConv2d(2, 3, (4, 4)), (2, 2, 3, 4), r"images of shape \(2, 4, 4\)"),
+        (MaskedConv2d(2, 3), (2, 3, 4, 4), r"\(batch, 2, h, w\)"),
+    ],
+)
+def test_wrong_shapes_are_refused(layer: Bijection, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer.transform(torch.zeros(shape))

@@ -1,0 +1,113 @@
+"""Facts of couplings and their scales that the contract test cannot know."""
+
+import math
+
+import pytest
+import torch
+from flow_core.layers import (
+    ActNorm,
+    AdditiveCoupling,
+    AffineCoupling,
+    BoundedExp,
+    HalfRangeSigmoid,
+    ScaleFunction,
+    Sigmoid,
+)
+from torch import Tensor
+
+SCALES: list[tuple[ScaleFunction, float, float]] = [
+    (Sigmoid(), 0.0, 1.0),
+    (Sigmoid(epsilon=0.25), 0.25, 1.25),
+    (HalfRangeSigmoid(0.3), 0.3, 1.7),
+    (BoundedExp(), math.exp(-2), math.exp(2)),
+    (BoundedExp(bound=math.log(3), slope=math.log(3)), 1 / 3, 3.0),
+]
+
+
+def formula(scale: ScaleFunction, raw: Tensor) -> Tensor:
+    """The scales as the papers write them."""
+    if isinstance(scale, Sigmoid):
+        return torch.sigmoid(raw + scale.shift) + scale.epsilon
+    if isinstance(scale, HalfRangeSigmoid):
+        return (2 * torch.sigmoid(raw) - 1) * (1 - scale.epsilon) + 1
+    assert isinstance(scale, BoundedExp)
+    return (scale.bound * torch.tanh(scale.slope * raw / scale.bound)).exp()
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), SCALES)
+def test_scales_are_those_of_the_papers(scale: ScaleFunction, low: float, high: float) -> None:
+    raw = torch.linspace(-8, 8, 101, dtype=torch.float64)
+    assert torch.allclose(scale.log_scale(raw).exp(), formula(scale, raw), rtol=1e-12)
+    extreme = scale.log_scale(torch.tensor([-30.0, 30.0], dtype=torch.float64)).exp()
+    assert torch.allclose(extreme, torch.tensor([low, high], dtype=torch.float64), atol=1e-8)
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), SCALES)
+def test_scales_and_slopes_are_finite_for_any_number(
+    scale: ScaleFunction, low: float, high: float
+) -> None:
+    raw = torch.tensor([-1e30, -200.0, 0.0, 200.0, 1e30], requires_grad=True)
+    log_scale = scale.log_scale(raw)
+    (slope,) = torch.autograd.grad(log_scale[1:-1].sum(), raw)
+    assert bool(torch.isfinite(log_scale).all())
+    assert bool(torch.isfinite(slope).all())
+
+
+def test_couplings_begin_as_the_identity_and_keep_the_first_half() -> None:
+    x = torch.randn(3, 5, 4, 4)
+    layer = AffineCoupling.convolutional(5, 8)
+    assert torch.equal(layer.transform(x), x)
+    for p in layer.parameters():
+        torch.nn.init.normal_(p)
+    y = layer.transform(x)
+    assert torch.equal(y[:, :2], x[:, :2])
+    assert not torch.equal(y[:, 2:], x[:, 2:])
+
+
+def test_affine_coupling_formula() -> None:
+    layer = AffineCoupling(torch.nn.Linear(2, 4), BoundedExp(bound=3.0)).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    shift, raw = layer.conditioner(x[:, :2]).chunk(2, 1)
+    expected = (x[:, 2:] + shift) * (3 * torch.tanh(raw / 3)).exp()
+    y, log_det = layer(x)
+    assert torch.allclose(y[:, 2:], expected)
+    assert torch.allclose(log_det, (3 * torch.tanh(raw / 3)).sum(1))
+
+
+def test_parameters_of_the_zero_convolution_are_not_shared() -> None:
+    last = AffineCoupling.convolutional(4, 8).conditioner[-1]  # type: ignore[index] # a Sequential
+    assert last.bias.data_ptr() != last.log_scale.data_ptr()
+
+
+def test_bounded_actnorm_standardises_within_its_bound() -> None:
+    x = torch.randn(500, 2, dtype=torch.float64) * torch.tensor([0.5, 100.0]) + 7
+    free = ActNorm(2).double().initialize(x)
+    bounded = ActNorm(2, log_scale_bound=2.0).double()
+    bounded.initialize(x)
+    y, log_det = bounded(x)
+    assert torch.allclose(y[:, 0], free[:, 0])
+    assert float(log_det[0].detach()) >= -0.5 * math.log(0.25) - 2.0
+    torch.nn.init.constant_(bounded.log_scale, 1e6)
+    assert torch.allclose(bounded(x)[1], torch.full((500,), 4.0, dtype=torch.float64))
+
+
+def additive(x: Tensor) -> Tensor:
+    return AdditiveCoupling(torch.nn.Identity()).transform(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sigmoid(epsilon=-0.1), "epsilon >= 0"),
+        (lambda: HalfRangeSigmoid(1.0), "epsilon < 1"),
+        (lambda: BoundedExp(bound=0.0), "positive bound"),
+        (lambda: AffineCoupling.dense(1, 4), "two channels"),
+        (lambda: ActNorm(3, log_scale_bound=0.0), "positive log_scale_bound"),
+        (lambda: additive(torch.zeros(2, 1)), "two channels"),
+        (lambda: additive(torch.zeros(2, 3)), r"moved values of shape \(2, 2\)"),
+    ],
+)
+def test_bad_settings_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=message):
+        make()
