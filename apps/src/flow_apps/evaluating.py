@@ -8,7 +8,7 @@ import torch
 from flow_core.diagnostics import Diagnostics, diagnose
 from torch import Tensor
 
-from flow_apps.experiments import ContractiveObjective, DensityObjective
+from flow_apps.experiments import DensityObjective, InvertibleObjective
 from flow_apps.loading import Choice, LoadedRun, load_run
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic, write_json
@@ -54,7 +54,7 @@ def _seed(run: LoadedRun) -> tuple[int | str, ...]:
     return run.config.training.seed, "test", run.step
 
 
-def _per_sample(objective: ContractiveObjective) -> tuple[str, Tensor, Tensor]:
+def _per_sample(objective: InvertibleObjective) -> tuple[str, Tensor, Tensor]:
     """What is written, and the figure of merit that follows from it."""
     if isinstance(objective, DensityObjective):
         values = objective.log_likelihoods("test", objective.test_draws)
@@ -63,7 +63,7 @@ def _per_sample(objective: ContractiveObjective) -> tuple[str, Tensor, Tensor]:
     return "squared_errors", values, values
 
 
-def _diagnostics(objective: ContractiveObjective) -> Diagnostics:
+def _diagnostics(objective: InvertibleObjective) -> Diagnostics:
     x = objective.test_points(_DIAGNOSED)
     small = x[0].numel() <= _EXACT_UP_TO
     return diagnose(objective.bijection, x, exact_samples=8 if small else 2, chunk=_EXACT_UP_TO)

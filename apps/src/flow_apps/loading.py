@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments import EXPERIMENTS, ContractiveObjective, ExperimentConfig
+from flow_apps.experiments import EXPERIMENTS, ExperimentConfig, InvertibleObjective
 from flow_apps.training import (
     RunFolder,
     find_device,
@@ -33,7 +33,7 @@ class LoadedRun:
 
     folder: RunFolder
     config: ExperimentConfig
-    objective: ContractiveObjective
+    objective: InvertibleObjective
     step: int
     repaired: dict[str, float]
 

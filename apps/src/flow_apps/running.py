@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments import EXPERIMENTS, ContractiveObjective, Experiment, ExperimentConfig
+from flow_apps.experiments import EXPERIMENTS, Experiment, ExperimentConfig, InvertibleObjective
 from flow_apps.figures import draw_learning_curve
 from flow_apps.presets import DEFAULTS, PRESETS, Preset
 from flow_apps.training import (
@@ -29,7 +29,7 @@ from flow_apps.training.progress import say
 # What may change when a run is resumed: nothing that changes the steps already done.
 _CHANGEABLE = {
     "contraction.on_solver_failure",
-    "data_root",
+    "images.data_root",
     "training.checkpoint_seconds",
     "training.device",
     "training.figures_every",
@@ -124,7 +124,7 @@ def _train(
     return finished
 
 
-def build_objective(experiment: Experiment, config: ExperimentConfig) -> ContractiveObjective:
+def build_objective(experiment: Experiment, config: ExperimentConfig) -> InvertibleObjective:
     """The objective of a config, with its data.
 
     Raises:

@@ -2,16 +2,25 @@
 
 import copy
 import json
+import math
 
 import pytest
 import torch
 from flow_core.base import StandardNormal
 from flow_core.blocks import Implicit, Monotone, Residual, Solve, inverse_residual
-from flow_core.combinators import Chain, Invert
-from flow_core.diagnostics import Diagnostics, block_bounds, diagnose
+from flow_core.combinators import Chain, Invert, Multiscale
+from flow_core.diagnostics import Diagnostics, block_bounds, diagnose, trace_layers
 from flow_core.distributions import Flow
 from flow_core.jacobian import jacobian
-from flow_core.layers import Affine, LogitTransform
+from flow_core.layers import (
+    AdditiveCoupling,
+    Affine,
+    Conv1x1,
+    LogitTransform,
+    LUMatrix,
+    SplitPrior,
+    Squeeze,
+)
 from flow_core.maps import DenseNet
 from flow_solvers import Picard, Tolerance
 
@@ -163,3 +172,39 @@ def test_empty_batch_and_bad_subset() -> None:
     assert report.log_det.samples == 0
     with pytest.raises(ValueError, match="at least 0"):
         diagnose(Affine((2,)), data(), exact_samples=-1)
+
+
+def test_traces_of_layers_add_up_and_find_the_layer_that_does_not_invert() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, 4, 4)
+    lossy = AdditiveCoupling(torch.nn.Conv2d(2, 2, 1))
+    torch.nn.init.constant_(lossy.get_parameter("conditioner.bias"), 1e6)
+    scales = Multiscale(
+        [Chain([Conv1x1(LUMatrix(4)), lossy]), Squeeze()],
+        [(4, 4, 4), (8, 2, 2)],
+        [SplitPrior.convolutional(2, 2, 3)],
+    )
+    model = Chain([scales, Affine((64,))])
+    for name, p in model.named_parameters():
+        if not name.endswith("conditioner.bias"):
+            torch.nn.init.normal_(p, std=0.1)
+    traces = trace_layers(model, x)
+    coupling = "layers.0.scales.0.layers.1"
+    assert list(traces) == [
+        "layers.0.scales.0.layers.0",
+        coupling,
+        "layers.0.priors.0",
+        "layers.0.scales.1",
+        "layers.1",
+    ]
+    total = float(model(x)[1].mean().detach())
+    assert math.isclose(sum(t.log_det for t in traces.values()), total, rel_tol=1e-4)
+    errors = {name: t.roundtrip_error for name, t in traces.items()}
+    assert errors.pop(coupling) > 1e-3
+    assert traces[coupling].largest_output > 1e5
+
+
+def test_traces_take_an_inverted_composition_as_one_layer() -> None:
+    model = Chain([Invert(Chain([Affine((3,)), Affine((3,))])), Affine((3,))])
+    assert list(trace_layers(model, torch.randn(2, 3))) == ["layers.0", "layers.1"]
+    assert trace_layers(model, torch.randn(0, 3)) == {}

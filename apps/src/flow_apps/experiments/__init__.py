@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flow_apps.experiments.contraction import ContractiveObjective
 from flow_apps.experiments.density import DensityObjective
 from flow_apps.experiments.fit1d import Fit1dConfig, Fit1dObjective
 from flow_apps.experiments.image import ImageConfig, ImageObjective
+from flow_apps.experiments.invertible import InvertibleObjective
 from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
 
 ExperimentConfig = Fit1dConfig | Toy2dConfig | ImageConfig
@@ -25,7 +25,7 @@ class Experiment:
 
     name: str
     config: type[ExperimentConfig]
-    objective: Callable[[Any], ContractiveObjective]
+    objective: Callable[[Any], InvertibleObjective]
 
 
 EXPERIMENTS = {
@@ -36,7 +36,6 @@ EXPERIMENTS = {
 
 __all__ = [
     "EXPERIMENTS",
-    "ContractiveObjective",
     "DensityObjective",
     "Experiment",
     "ExperimentConfig",
@@ -44,6 +43,7 @@ __all__ = [
     "Fit1dObjective",
     "ImageConfig",
     "ImageObjective",
+    "InvertibleObjective",
     "Toy2dConfig",
     "Toy2dObjective",
 ]

@@ -9,10 +9,10 @@ from flow_core.distributions import Flow
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_apps.experiments.contraction import ContractiveObjective
+from flow_apps.experiments.invertible import InvertibleObjective
 
 
-class DensityObjective(ContractiveObjective):
+class DensityObjective(InvertibleObjective):
     """A flow trained by maximum likelihood.
 
     Attributes:

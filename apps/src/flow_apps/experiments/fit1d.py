@@ -21,11 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.errors import ConfigError
-from flow_apps.experiments.contraction import (
-    ContractionConfig,
-    ContractiveObjective,
-    require_spread,
-)
+from flow_apps.experiments.contraction import ContractionConfig, require_spread
+from flow_apps.experiments.invertible import InvertibleObjective
 from flow_apps.figures.fit import draw_fit
 from flow_apps.training import Batch, TrainingConfig, require
 from flow_apps.training.overrides import suggestion
@@ -105,7 +102,7 @@ def build_chain(config: Fit1dConfig) -> Chain:
         return Chain([makers[name]() for name in config.layers])
 
 
-class Fit1dObjective(ContractiveObjective):
+class Fit1dObjective(InvertibleObjective):
     """Mean squared error of a chain of layers against a function."""
 
     selection = ("validation", "mse")

@@ -17,7 +17,7 @@ from flow_core.blocks import (
 )
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.dequantization import Dequantized, Dequantizer, UniformDequantizer, bits_per_dim
-from flow_core.diagnostics import Diagnostics, diagnose
+from flow_core.diagnostics import Diagnostics, LayerTrace, diagnose, trace_layers
 from flow_core.distributions import Conditioned, Flow
 from flow_core.initialization import InitializationReport, initialize, reset_initialization
 from flow_core.jacobian import jacobian
@@ -111,6 +111,7 @@ __all__ = [
     "Invert",
     "InvertibleMatrix",
     "LUMatrix",
+    "LayerTrace",
     "LipschitzConv2d",
     "LipschitzLinear",
     "LipschitzMap",
@@ -158,6 +159,7 @@ __all__ = [
     "record",
     "repair_lipschitz",
     "reset_initialization",
+    "trace_layers",
     "update_lipschitz",
     "with_estimator",
 ]

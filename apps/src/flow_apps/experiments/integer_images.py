@@ -1,0 +1,179 @@
+"""Integer images: which, and how good a flow of them is in bits per dimension."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from flow_core.dequantization import Dequantized, UniformDequantizer, bits_per_dim
+from flow_core.distributions import Flow
+from flow_core.initialization import initialize
+from flow_data import (
+    ImageSet,
+    ImageSplits,
+    batch_indices,
+    digits_splits,
+    in_order,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+    split_images,
+)
+from jaxtyping import Float
+from torch import Tensor
+
+from flow_apps.experiments.contraction import ContractionConfig, require_spread
+from flow_apps.experiments.density import DensityObjective
+from flow_apps.figures.images import draw_images
+from flow_apps.training import Batch, TrainingConfig, require
+from flow_apps.training.randomness import derive_seed
+
+_PICTURES = 36
+_VALIDATION_IMAGES = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """A set of images and how much of it is used for tests.
+
+    Attributes:
+        data: Name of the set.
+        data_root: The folder that torchvision calls root; the digits need none.
+        validation_size: At most that many images, the first, tell during training how good it is.
+        test_size: At most that many test images, the first, are tested in the end.
+        test_draws: Draws of the dequantisation noise in the final test.
+        test_batch_size: Images at a time in tests.
+        evaluate_train: Whether the training images are tested like the validation images.
+    """
+
+    data: Literal["digits", "mnist", "fashion_mnist"] = "digits"
+    data_root: str = "data"
+    validation_size: int = 500
+    test_size: int = 10_000
+    test_draws: int = 20
+    test_batch_size: int = 200
+    evaluate_train: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("validation_size", "test_size", "test_draws", "test_batch_size"):
+            value = getattr(self, name)
+            require(value > 0, f"{name}: expected a positive integer, got {value}")
+        require_spread(self.test_size)
+
+
+def load_images(config: ImagesConfig) -> ImageSplits:
+    """The parts of the set of images.
+
+    Raises:
+        DataError: If the files are not there or not what they should be.
+    """
+    if config.data == "digits":
+        return digits_splits(load_digits())
+    load = load_mnist if config.data == "mnist" else load_fashion_mnist
+    parts = split_images(load(config.data_root), validation=_VALIDATION_IMAGES, test=0, seed=0)
+    test = load(config.data_root, train=False)
+    return ImageSplits(parts.train, parts.validation, test)
+
+
+class IntegerImageObjective(DensityObjective):
+    """Bits per dimension of integer images under uniform dequantisation.
+
+    Args:
+        images: Which images.
+        training: Gives seed and batch size.
+        contraction: How Lipschitz constants are kept, where layers have them.
+        make_flow: Makes the flow for images of a shape; drawn from the seed alone.
+    """
+
+    selection = ("validation", "bits_per_dim")
+    unit = "bits_per_dim"
+    net: Dequantized
+
+    def __init__(
+        self,
+        images: ImagesConfig,
+        training: TrainingConfig,
+        contraction: ContractionConfig,
+        make_flow: Callable[[tuple[int, int, int]], Flow],
+    ) -> None:
+        super().__init__(contraction)
+        self.tests = images
+        self.training_config = training
+        self.images = load_images(images)
+        self.splits = ("validation", "train") if images.evaluate_train else ("validation",)
+        self.test_draws = images.test_draws
+        train = self.images.train
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(training.seed, "model"))
+            flow = make_flow(train.shape)
+        self.net = Dequantized(flow, UniformDequantizer(), train.levels)
+
+    @property
+    def model(self) -> Dequantized:
+        """The distribution of integer images."""
+        return self.net
+
+    @property
+    def flow(self) -> Flow:
+        """The flow of real images in [0, 1)."""
+        return self.net.flow
+
+    def initialize(self, batch: Batch) -> None:
+        """Standardise the input of every block."""
+        initialize(self.net, batch[0])
+
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean bits per dimension."""
+        bits = self.merit(self.net(batch[0])).mean()
+        return bits, {"bits_per_dim": bits.detach()}
+
+    def batch(self, step: int) -> Batch:
+        """Images in an order that follows from seed and step."""
+        training, train = self.training_config, self.images.train
+        order = batch_indices(len(train), training.batch_size, step - 1, seed=training.seed)
+        return (train.images[order],)
+
+    def evaluate(self, split: str, step: int) -> dict[str, float]:
+        """Mean bits per dimension from one draw of the noise."""
+        return {self.unit: float(self.merit(self.log_likelihoods(split, 1)).mean())}
+
+    def log_likelihoods(self, split: str, draws: int) -> Float[Tensor, " count"]:
+        """Mean over draws of the bound of the log-likelihood of every image."""
+        batches = in_order(self._part(split), self.tests.test_batch_size)
+        return torch.cat([self._mean_bound(images.to(self._device()), draws) for images in batches])
+
+    def merit(self, log_likelihood: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
+        """Bits per dimension."""
+        return bits_per_dim(log_likelihood, self.flow.event_shape)
+
+    def test_points(self, count: int) -> Float[Tensor, " count *event"]:
+        """Test images in the middle of their bins, in [0, 1)."""
+        images = self.images.test.images[: min(count, self.tests.test_batch_size)]
+        return (images.to(self._device(), torch.get_default_dtype()) + 0.5) / self.net.levels
+
+    def figures(self, folder: Path, step: int) -> None:
+        """Samples, and real images above their reconstructions."""
+        self.draw_samples(self.sample(_PICTURES), folder / f"samples_{step:06d}.png")
+        x = self.test_points(_PICTURES // 2)
+        again = self.flow.bijection.inverse(self.flow.bijection.transform(x))
+        self.draw_samples(torch.cat([x, again]), folder / f"reconstructions_{step:06d}.png")
+
+    def draw_samples(self, samples: Tensor, path: Path) -> None:
+        """A sheet of images."""
+        draw_images(samples, path)
+
+    def _mean_bound(self, images: Tensor, draws: int) -> Tensor:
+        return torch.stack([self.net.log_prob_bound(images) for _ in range(draws)]).mean(0)
+
+    def _part(self, split: str) -> ImageSet:
+        parts = {
+            "train": (self.images.train, len(self.images.train)),
+            "validation": (self.images.validation, self.tests.validation_size),
+            "test": (self.images.test, self.tests.test_size),
+        }
+        images, limit = parts[split]
+        return images.select(torch.arange(min(limit, len(images))))
+
+    def _device(self) -> torch.device:
+        return next(self.net.parameters()).device

@@ -1,0 +1,91 @@
+"""What every layer of a bijection contributes."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flow_core.bijection import Bijection, Context
+from flow_core.combinators import Invert
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """One layer over one batch.
+
+    Attributes:
+        log_det: Mean log-determinant in nats.
+        roundtrip_error: Largest difference of the input and its reconstruction from the output.
+        largest_output: Largest magnitude of an output.
+    """
+
+    log_det: float
+    roundtrip_error: float
+    largest_output: float
+
+
+@torch.no_grad()
+def trace_layers(
+    bijection: Bijection, x: Float[Tensor, " batch *shape"], *, context: Context = None
+) -> dict[str, LayerTrace]:
+    """Log-determinant, reconstruction error and size of the output of every innermost layer.
+
+    Layers are named as in the model and come in the order of use; an inverted composition counts as
+    one. The log-determinants add up to that of the bijection.
+
+    Args:
+        bijection: A composition of layers, called by `__call__` as the combinators do.
+        x: Its input.
+        context: First dimension the batch.
+    """
+    traces: dict[str, LayerTrace] = {}
+    layers = _innermost(bijection)
+    handles = [m.register_forward_hook(_Watch(n, traces), with_kwargs=True) for n, m in layers]
+    try:
+        bijection(x, context=context)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return traces
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """A forward hook that writes down what a layer did."""
+
+    name: str
+    traces: dict[str, LayerTrace]
+
+    def __call__(
+        self,
+        layer: nn.Module,
+        inputs: tuple[Tensor],
+        options: dict[str, Context],
+        outputs: tuple[Tensor, Tensor],
+    ) -> None:
+        """Invert the output and keep the figures."""
+        if not isinstance(layer, Bijection) or not inputs[0].numel():
+            return
+        y, log_det = outputs
+        again = layer.inverse(y, context=options.get("context"))
+        self.traces[self.name] = LayerTrace(
+            log_det=float(log_det.mean()),
+            roundtrip_error=float((again - inputs[0]).abs().max()),
+            largest_output=float(y.abs().max()),
+        )
+
+
+def _innermost(bijection: Bijection) -> list[tuple[str, Bijection]]:
+    """The layers that call no other layer by `__call__`, with their names."""
+    found: list[tuple[str, Bijection]] = []
+    inside: set[int] = set()
+    for name, module in bijection.named_modules():
+        if id(module) in inside or not isinstance(module, Bijection):
+            continue
+        parts = [m for m in module.modules() if m is not module and isinstance(m, Bijection)]
+        # An inverted layer is asked for its inverse, which no forward hook sees.
+        if isinstance(module, Invert) or not parts:
+            found.append((name, module))
+            inside.update(id(part) for part in parts)
+    return found
