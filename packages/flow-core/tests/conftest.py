@@ -13,6 +13,7 @@ from flow_core.bijection import Bijection
 from flow_core.blocks import FixedPointBlock, Implicit, Monotone, Residual, Solve, inverse_residual
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.layers import (
+    SELU,
     ActNorm,
     AdditiveCoupling,
     Affine,
@@ -23,16 +24,21 @@ from flow_core.layers import (
     HalfRangeSigmoid,
     HouseholderMatrix,
     InverseConv2d,
+    LeakyReLU,
+    LearnableLeakyReLU,
     LogitTransform,
     LUMatrix,
     MaskedConv2d,
     Normalize,
     OrthogonalMatrix,
     Permutation,
+    RationalQuadraticSpline,
     Reshape,
     SelfNormConv2d,
     SelfNormLinear,
     Sigmoid,
+    SmoothLeakyReLU,
+    SmoothTanh,
     SplitPrior,
     Squeeze,
     cinc,
@@ -121,6 +127,11 @@ def conditioned(net: DenseNet) -> DenseNet:
     return net
 
 
+def spline(*shape: int) -> Bijection:
+    """With inputs inside and outside of its interval; without a shape, shared by all values."""
+    return randomized(RationalQuadraticSpline(4, 1.2, shape or None))
+
+
 def multiscale() -> Multiscale:
     return Multiscale(
         scales=[
@@ -174,6 +185,20 @@ CASES = [
     Case("exponential-conv", lambda: exponential(2, (3, 2)), (2, 3, 2)),
     *(Case(f"masked-conv-{side}", partial(masked, side), (2, 3, 2)) for side in SIDES),
     Case("macow-unit", lambda: randomized(macow_unit(1, 3)), (1, 3, 3)),
+    Case("leaky-relu", LeakyReLU, (4,)),
+    Case("leaky-relu-image", lambda: LeakyReLU(3.0), (1, 3, 2)),
+    Case("learnable-leaky-relu", lambda: randomized(LearnableLeakyReLU()), (4,)),
+    Case("learnable-leaky-relu-image", lambda: randomized(LearnableLeakyReLU()), (2, 2, 3)),
+    Case("smooth-leaky-relu", SmoothLeakyReLU, (4,)),
+    Case("smooth-leaky-relu-image", lambda: SmoothLeakyReLU(0.02), (2, 2, 3)),
+    Case("smooth-tanh", SmoothTanh, (4,)),
+    Case("smooth-tanh-image", lambda: SmoothTanh(3.0, 0.4), (2, 2, 3)),
+    Case("selu", SELU, (4,)),
+    Case("selu-image", SELU, (2, 2, 3)),
+    Case("spline", spline, (4,)),
+    Case("spline-image", spline, (2, 2, 3)),
+    Case("spline-individual", lambda: spline(4), (4,)),
+    Case("spline-individual-image", lambda: spline(2, 2, 3), (2, 2, 3)),
     Case("split-prior", lambda: randomized(SplitPrior.dense(3, 4, 5)), (4,), (3,)),
     Case(
         "split-prior-image",

@@ -1,5 +1,14 @@
-"""Layers with closed-form inverses, and the invertible convolutions."""
+"""Layers without fixed points: activations, convolutions, couplings, reshaping, priors."""
 
+from flow_core.layers.activations import (
+    SELU,
+    Elementwise,
+    LeakyReLU,
+    LearnableLeakyReLU,
+    RationalQuadraticSpline,
+    SmoothLeakyReLU,
+    SmoothTanh,
+)
 from flow_core.layers.actnorm import ActNorm
 from flow_core.layers.convolutions import (
     Conv1x1,
@@ -48,6 +57,7 @@ from flow_core.layers.split_prior import SplitPrior
 from flow_core.layers.squeeze import Squeeze
 
 __all__ = [
+    "SELU",
     "ActNorm",
     "AdditiveCoupling",
     "Affine",
@@ -55,6 +65,7 @@ __all__ = [
     "BoundedExp",
     "Conv1x1",
     "DataDependent",
+    "Elementwise",
     "ExactConv2d",
     "ExponentialConv2d",
     "FreeMatrix",
@@ -64,17 +75,22 @@ __all__ = [
     "InverseConv2d",
     "InvertibleMatrix",
     "LUMatrix",
+    "LeakyReLU",
+    "LearnableLeakyReLU",
     "LogitTransform",
     "MaskedConv2d",
     "Normalize",
     "OrthogonalMatrix",
     "Permutation",
+    "RationalQuadraticSpline",
     "Reconstruction",
     "Reshape",
     "ScaleFunction",
     "SelfNormConv2d",
     "SelfNormLinear",
     "Sigmoid",
+    "SmoothLeakyReLU",
+    "SmoothTanh",
     "SplitPrior",
     "Squeeze",
     "SurrogateTerms",

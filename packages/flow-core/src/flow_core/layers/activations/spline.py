@@ -1,0 +1,128 @@
+"""A learned increasing function made of rational-quadratic pieces."""
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flow_core.bijection import Bijection, Context
+from flow_core.layers.activations.rational_quadratic import Piece
+
+
+@final
+class RationalQuadraticSpline(Bijection):
+    """A learned increasing spline from [−B, B] onto itself, the identity outside.
+
+    Raw parameters become K widths and heights by a softmax above a minimum, and K − 1 slopes at the
+    inner knots by a softplus above a minimum; the slopes at ±B are 1, so that the map is
+    differentiable everywhere. Parameters are 0.01·N(0, 1) at first, close to the identity.
+    log|det ∂y/∂x| = Σ log f'(x) over all values of a sample. Source: Durkan et al. 2019, eqs. 4-8
+    (see `Piece`); as a layer of a flow, Keller et al. 2021 (Self Normalizing Flows).
+
+    Args:
+        bins: K, at least 2.
+        tail_bound: B.
+        shape: Shape of a sample, for one spline per value; None shares one spline.
+        min_width: Smallest width of a bin, as a fraction of 2B; below 1/K.
+        min_height: Smallest height of a bin, as a fraction of 2B; below 1/K.
+        min_slope: Smallest slope at a knot; below 1, the slope of zero parameters.
+    """
+
+    def __init__(
+        self,
+        bins: int = 5,
+        tail_bound: float = 10.0,
+        shape: Sequence[int] | None = None,
+        *,
+        min_width: float = 1e-3,
+        min_height: float = 1e-3,
+        min_slope: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if bins < 2 or not 0 < tail_bound < math.inf:
+            raise ValueError(
+                "expected at least two bins and a positive tail_bound, got "
+                f"bins={bins}, tail_bound={tail_bound}"
+            )
+        if not (0 < min_width * bins < 1 and 0 < min_height * bins < 1 and 0 < min_slope < 1):
+            raise ValueError(
+                f"expected positive min_width and min_height below 1/bins = {1 / bins:.3g} and a "
+                f"positive min_slope below 1, got min_width={min_width}, min_height={min_height}, "
+                f"min_slope={min_slope}"
+            )
+        self.bins, self.tail_bound = bins, tail_bound
+        self.shape = None if shape is None else tuple(shape)
+        self.min_width, self.min_height, self.min_slope = min_width, min_height, min_slope
+        splines = self.shape or ()
+        self.raw_widths = nn.Parameter(0.01 * torch.randn(*splines, bins))
+        self.raw_heights = nn.Parameter(0.01 * torch.randn(*splines, bins))
+        self.raw_slopes = nn.Parameter(0.01 * torch.randn(*splines, bins - 1))
+
+    def extra_repr(self) -> str:
+        """Size shown in the representation of a model."""
+        return f"bins={self.bins}, tail_bound={self.tail_bound}, shape={self.shape}"
+
+    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+        """The spline within [−B, B], x outside."""
+        piece, inner, tails = self._enter(x, inverse=False)
+        return torch.where(tails, x, piece.value(inner))
+
+    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+        """The inverse of the spline within [−B, B], y outside."""
+        piece, inner, tails = self._enter(y, inverse=True)
+        return torch.where(tails, y, piece.inverse(inner))
+
+    def transform_and_log_det(
+        self, x: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """The spline and Σ log f'(x), where only [−B, B] counts."""
+        piece, inner, tails = self._enter(x, inverse=False)
+        log_slope = piece.log_slope(inner).masked_fill(tails, 0)
+        return torch.where(tails, x, piece.value(inner)), log_slope.flatten(1).sum(1)
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """x = f⁻¹(y) and −Σ log f'(x)."""
+        piece, inner, tails = self._enter(y, inverse=True)
+        x, log_slope = piece.inverse_and_log_slope(inner)
+        return torch.where(tails, y, x), -log_slope.masked_fill(tails, 0).flatten(1).sum(1)
+
+    def _enter(self, v: Tensor, *, inverse: bool) -> tuple[Piece, Tensor, Tensor]:
+        """The piece of every value, the values held within [−B, B], and which lie outside."""
+        if self.shape is not None and v.shape[1:] != self.shape:
+            raise ValueError(
+                f"expected samples of shape {self.shape}, got a batch {tuple(v.shape)}"
+            )
+        # Values outside are moved in: the piece would overflow there, and its gradient be NaN.
+        held = v.clamp(-self.tail_bound, self.tail_bound)
+        return self._piece(held, inverse=inverse), held, v.abs() >= self.tail_bound
+
+    def _piece(self, v: Tensor, *, inverse: bool) -> Piece:
+        x = self._knots(self.raw_widths, self.min_width)
+        y = self._knots(self.raw_heights, self.min_height)
+        slopes = self._slopes()
+        table = torch.stack(
+            [x[..., :-1], x.diff(), y[..., :-1], y.diff(), slopes[..., :-1], slopes[..., 1:]]
+        )
+        inner = (y if inverse else x)[..., 1:-1]
+        index = (v.unsqueeze(-1) >= inner).sum(-1)
+        if self.shape is not None:
+            first = torch.arange(0, table[0].numel(), self.bins, device=v.device)
+            index = index + first.view(self.shape)
+        return Piece(*table.flatten(1)[:, index].unbind())
+
+    def _knots(self, raw: Tensor, minimum: float) -> Tensor:
+        """−B, the inner knots and B, which are exact: the pieces are made from these numbers."""
+        sizes = minimum + (1 - minimum * self.bins) * torch.softmax(raw, -1)
+        inner = self.tail_bound * (2 * sizes[..., :-1].cumsum(-1) - 1)
+        return F.pad(F.pad(inner, (1, 0), value=-self.tail_bound), (0, 1), value=self.tail_bound)
+
+    def _slopes(self) -> Tensor:
+        # Zero parameters have slope 1.
+        raw = self.raw_slopes + math.log(math.expm1(1 - self.min_slope))
+        return F.pad(self.min_slope + F.softplus(raw), (1, 1), value=1.0)
