@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flow_data import Checksum, DataError, download, download_mnist, file_checksum, load_mnist
@@ -139,6 +141,20 @@ def test_a_full_disk_is_one_clear_error(
     with pytest.raises(DataError, match="No space left on device; free some space"):
         fetch([f"{server}/good"], tmp_path / "file.bin")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_looked_for_before_the_first_byte(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def little(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=len(CONTENT) + 9)
+
+    monkeypatch.setattr(shutil, "disk_usage", little)
+    urls, size, path = [f"{server}/good"], len(CONTENT), tmp_path / "file.bin"
+    with pytest.raises(DataError, match="256010 free bytes, got 256009; free some space"):
+        download(urls, path, checksum=CHECKSUM, size=size, room=10)
+    assert Handler.requests == []
+    assert download(urls, path, checksum=CHECKSUM, size=size, room=9).exists()
 
 
 def test_a_folder_that_cannot_be_made(server: str, tmp_path: Path) -> None:

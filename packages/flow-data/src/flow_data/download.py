@@ -3,13 +3,14 @@
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from flow_data.integrity import Checksum, DataError, file_checksum
+from flow_data.integrity import Checksum, DataError, file_checksum, unwritable
 
 _PIECE = 1 << 16
 
@@ -24,6 +25,7 @@ def download(
     *,
     checksum: Checksum,
     size: int,
+    room: int = 0,
     timeout: float = 30.0,
 ) -> Path:
     """Fetch a file from the first address that delivers it whole.
@@ -37,6 +39,7 @@ def download(
         destination: Final name; its folder is created.
         checksum: Digest that the file must have.
         size: Bytes that the file must have; nothing beyond is read.
+        room: Bytes that must be free besides, for what is made of the file.
         timeout: Seconds of silence after which an address is given up.
 
     Returns:
@@ -49,12 +52,24 @@ def download(
         return _keep(destination, checksum)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
+        require_room(destination.parent, size + room)
         _from_first(urls, destination, checksum, size, timeout)
     except OSError as error:
-        found = error.strerror or str(error)
-        remedy = "free some space, get the right to write there, or choose another folder"
-        raise DataError(destination, f"room to write {size} bytes", found, remedy) from error
+        raise unwritable(destination, size, error) from error
     return destination
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Refuse to begin what cannot end.
+
+    Raises:
+        DataError: The disk of that folder has fewer than `size` bytes free.
+        OSError: The folder does not exist.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        remedy = "free some space, or choose another folder"
+        raise DataError(folder, f"{size} free bytes", f"{free}", remedy)
 
 
 def _keep(destination: Path, checksum: Checksum) -> Path:

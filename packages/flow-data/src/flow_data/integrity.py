@@ -1,5 +1,6 @@
 """What is known about a file before it is trusted: its digest, and one kind of error."""
 
+import errno
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +8,21 @@ from pathlib import Path
 from typing import Literal
 
 Algorithm = Literal["md5", "sha256"]
+Verification = Literal["content", "format"]
+
+_READING = {
+    errno.ENOENT: "check that the path is right, or fetch the data first",
+    errno.EACCES: "get the right to read it, or use a copy of your own",
+    errno.EPERM: "get the right to read it, or use a copy of your own",
+}
+_NO_RIGHT = "get the right to write there, or choose another folder"
+_WRITING = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+}
 
 
 class DataError(ValueError):
@@ -65,7 +81,25 @@ def file_checksum(path: Path, algorithm: Algorithm) -> Checksum:
     return Checksum(algorithm, digest.hexdigest())
 
 
+def require_checksum(path: Path, checksum: Checksum, remedy: str) -> None:
+    """Read a file and compare its digest.
+
+    Raises:
+        DataError: The file cannot be read or has another digest.
+    """
+    found = file_checksum(path, checksum.algorithm)
+    if found != checksum:
+        raise DataError(path, f"content with {checksum}", str(found), remedy)
+
+
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a file that the system does not let us read."""
-    remedy = "check that the path is right and that you may read it"
+    remedy = _READING.get(error.errno or 0, "check that the path is right and the disk is sound")
     return DataError(path, "a readable file", error.strerror or str(error), remedy)
+
+
+def unwritable(path: Path, size: int, error: OSError) -> DataError:
+    """The error for `size` bytes that the system does not let us write."""
+    remedy = _WRITING.get(error.errno or 0, "check the path, or choose another folder")
+    found = error.strerror or str(error)
+    return DataError(path, f"room to write {size} bytes", found, remedy)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +10,7 @@ from flow_data.download import download
 from flow_data.images.idx import IdxArray, read_idx
 from flow_data.images.imageset import ImageSet
 from flow_data.images.published import FASHION_MNIST, MNIST, Family, PublishedFile
-from flow_data.integrity import Checksum, DataError
-
-Verification = Literal["content", "format"]
+from flow_data.integrity import Checksum, DataError, Verification
 
 
 def load_mnist(
