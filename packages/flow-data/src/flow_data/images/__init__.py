@@ -1,5 +1,11 @@
 """Sets of integer images."""
 
+from flow_data.images.cifar import (
+    download_cifar10,
+    download_cifar100,
+    load_cifar10,
+    load_cifar100,
+)
 from flow_data.images.digits import load_digits
 from flow_data.images.imageset import ImageSet
 from flow_data.images.mnist import (
@@ -11,8 +17,12 @@ from flow_data.images.mnist import (
 
 __all__ = [
     "ImageSet",
+    "download_cifar10",
+    "download_cifar100",
     "download_fashion_mnist",
     "download_mnist",
+    "load_cifar10",
+    "load_cifar100",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
