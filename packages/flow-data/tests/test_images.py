@@ -211,3 +211,35 @@ def test_impossible_sets_are_refused() -> None:
         ImageSet(images.float(), labels, 10, "bad")
     with pytest.raises(ValueError, match="expected uint8 images"):
         ImageSet(images[0], labels, 10, "bad")
+
+
+def all_bytes() -> ImageSet:
+    images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    return ImageSet(images, torch.arange(4), 256, "bytes")
+
+
+@pytest.mark.parametrize("n_bits", range(1, 9))
+def test_with_bits_is_floor_division(n_bits: int) -> None:
+    images = all_bytes().with_bits(n_bits)
+    expected = torch.arange(256) // 2 ** (8 - n_bits)
+    assert torch.equal(images.images.flatten().long(), expected)
+    assert (images.levels, int(images.images.max())) == (2**n_bits, 2**n_bits - 1)
+    assert images.name == ("bytes" if n_bits == 8 else f"bytes-{n_bits}bit")
+    assert images.labels.tolist() == [0, 1, 2, 3]
+    assert images.images.dtype == torch.uint8
+
+
+def test_with_bits_leaves_the_images_alone() -> None:
+    images = all_bytes()
+    images.with_bits(3)
+    assert torch.equal(images.images.flatten().long(), torch.arange(256))
+
+
+def test_impossible_bits_are_refused() -> None:
+    for n_bits in (0, -1, 9):
+        with pytest.raises(ValueError, match=f"between 1 and 8 bits, got {n_bits}"):
+            all_bytes().with_bits(n_bits)
+    with pytest.raises(ValueError, match="with 256 levels, got 17 levels"):
+        load_digits().with_bits(4)
+    with pytest.raises(ValueError, match="got 32 levels"):
+        all_bytes().with_bits(5).with_bits(5)

@@ -1,5 +1,6 @@
 """Data for normalising flows: toy densities, functions to fit, integer images, fixed splits."""
 
+from flow_data.augment import augment_cifar, augment_mnist, random_flip, random_shift
 from flow_data.batches import batch_indices, batches, batches_per_epoch, in_order
 from flow_data.download import download
 from flow_data.functions import TARGETS, Target, sample_target
@@ -30,6 +31,8 @@ __all__ = [
     "Splits",
     "Target",
     "ToyDensity",
+    "augment_cifar",
+    "augment_mnist",
     "batch_indices",
     "batches",
     "batches_per_epoch",
@@ -47,6 +50,8 @@ __all__ = [
     "load_fashion_mnist",
     "load_mnist",
     "permutation",
+    "random_flip",
+    "random_shift",
     "sample_target",
     "sample_toy",
     "split_images",

@@ -18,7 +18,7 @@ class ImageSet:
 
     Attributes:
         images: uint8 values, shape `(count, channels, height, width)`.
-        labels: int64 classes, shape `(count,)`.
+        labels: int64 classes, shape `(count,)`; -1 where they are not known.
         levels: Number of values that a pixel can take.
         name: Name for reports.
 
@@ -45,7 +45,8 @@ class ImageSet:
             )
         if not 2 <= self.levels <= 256:
             raise ValueError(f"expected between 2 and 256 levels, got {self.levels}")
-        if self.images.numel() and int(self.images.max()) >= self.levels:
+        # With 256 levels every byte is one, and images mapped from a file need not all be read.
+        if self.levels < 256 and self.images.numel() and int(self.images.max()) >= self.levels:
             raise ValueError(
                 f"expected pixel values below {self.levels}, got {int(self.images.max())}; "
                 "give the true number of levels"
@@ -73,3 +74,24 @@ class ImageSet:
     def to(self, device: torch.device | str) -> "ImageSet":
         """The same images on a device."""
         return ImageSet(self.images.to(device), self.labels.to(device), self.levels, self.name)
+
+    def with_bits(self, n_bits: int) -> "ImageSet":
+        """The `n_bits` most significant bits of 8-bit images: x // 2^(8 - n_bits).
+
+        Bits per dimension of the result are not comparable with those of 8-bit images, so the name
+        says how many bits there are.
+
+        Args:
+            n_bits: Between 1 and 8; 8 changes nothing.
+
+        Raises:
+            ValueError: `n_bits` is outside 1..8, or the images do not have 256 levels.
+        """
+        if not 1 <= n_bits <= 8:
+            raise ValueError(f"expected between 1 and 8 bits, got {n_bits}")
+        if self.levels != 256:
+            raise ValueError(f"expected 8-bit images, with 256 levels, got {self.levels} levels")
+        if n_bits == 8:
+            return self
+        name = f"{self.name}-{n_bits}bit"
+        return ImageSet(self.images >> (8 - n_bits), self.labels, 2**n_bits, name)
