@@ -1,5 +1,6 @@
 """Sets of images and the files of the MNIST family, written by the tests."""
 
+import errno
 import gzip
 import struct
 from collections.abc import Callable
@@ -160,6 +161,15 @@ def test_missing_files_say_where_and_what(tmp_path: Path) -> None:
         load_mnist(tmp_path, train=False)
     assert str(tmp_path) in caught.value.subject
     assert isinstance(caught.value, ValueError)
+
+
+def test_a_folder_that_may_not_be_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match="got Permission denied; get the right to read it"):
+        load_mnist(root(folder))
 
 
 def test_a_folder_in_place_of_a_file(folder: Path) -> None:

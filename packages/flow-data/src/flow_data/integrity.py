@@ -81,6 +81,18 @@ def file_checksum(path: Path, algorithm: Algorithm) -> Checksum:
     return Checksum(algorithm, digest.hexdigest())
 
 
+def is_present(path: Path) -> bool:
+    """Whether there is a file or folder of that name.
+
+    Raises:
+        DataError: A folder on the way to it cannot be read, so that nobody knows.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def require_checksum(path: Path, checksum: Checksum, remedy: str) -> None:
     """Read a file and compare its digest.
 

@@ -1,5 +1,6 @@
 """Sets of integer images."""
 
+from flow_data.images.celeba import load_celeba
 from flow_data.images.cifar import (
     download_cifar10,
     download_cifar100,
@@ -7,6 +8,7 @@ from flow_data.images.cifar import (
     load_cifar100,
 )
 from flow_data.images.digits import load_digits
+from flow_data.images.folder import load_image_folder
 from flow_data.images.imageset import ImageSet
 from flow_data.images.mnist import (
     download_fashion_mnist,
@@ -21,9 +23,11 @@ __all__ = [
     "download_cifar100",
     "download_fashion_mnist",
     "download_mnist",
+    "load_celeba",
     "load_cifar10",
     "load_cifar100",
     "load_digits",
     "load_fashion_mnist",
+    "load_image_folder",
     "load_mnist",
 ]

@@ -16,6 +16,7 @@ from flow_data.integrity import (
     DataError,
     Verification,
     bytes_checksum,
+    is_present,
     require_checksum,
     unreadable,
 )
@@ -155,7 +156,7 @@ def _download(archive: CifarArchive, root: Path, mirrors: Sequence[str]) -> None
             remedy = f"move {folder} away and download again; nothing was overwritten"
             require_checksum(present / file.name, Checksum("md5", file.content), remedy)
 
-    if folder.exists():
+    if is_present(folder):
         check(folder)
         return
     path = download(

@@ -10,7 +10,7 @@ from flow_data.download import download
 from flow_data.images.idx import IdxArray, read_idx
 from flow_data.images.imageset import ImageSet
 from flow_data.images.published import FASHION_MNIST, MNIST, Family, PublishedFile
-from flow_data.integrity import Checksum, DataError, Verification
+from flow_data.integrity import Checksum, DataError, Verification, is_present
 
 
 def load_mnist(
@@ -82,9 +82,9 @@ def _load(family: Family, root: Path, *, train: bool, verify: Verification) -> I
 
 def _place(folder: Path, file: PublishedFile) -> Path:
     raw, compressed = folder / file.stem, folder / f"{file.stem}.gz"
-    if raw.exists():
+    if is_present(raw):
         return raw
-    if compressed.exists():
+    if is_present(compressed):
         return compressed
     remedy = "give the right root, or fetch the files with download_mnist or its sibling"
     raise DataError(folder, f"{raw.name} or {compressed.name}", "neither", remedy)
