@@ -16,7 +16,9 @@ from flow_data.images import (
     load_digits,
     load_fashion_mnist,
     load_image_folder,
+    load_imagenet,
     load_mnist,
+    load_npz_images,
 )
 from flow_data.integrity import Checksum, DataError, file_checksum
 from flow_data.order import permutation
@@ -52,7 +54,9 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_image_folder",
+    "load_imagenet",
     "load_mnist",
+    "load_npz_images",
     "permutation",
     "random_flip",
     "random_shift",

@@ -9,6 +9,7 @@ from flow_data.images.cifar import (
 )
 from flow_data.images.digits import load_digits
 from flow_data.images.folder import load_image_folder
+from flow_data.images.imagenet import load_imagenet
 from flow_data.images.imageset import ImageSet
 from flow_data.images.mnist import (
     download_fashion_mnist,
@@ -16,6 +17,7 @@ from flow_data.images.mnist import (
     load_fashion_mnist,
     load_mnist,
 )
+from flow_data.images.npz import load_npz_images
 
 __all__ = [
     "ImageSet",
@@ -29,5 +31,7 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_image_folder",
+    "load_imagenet",
     "load_mnist",
+    "load_npz_images",
 ]
