@@ -49,7 +49,7 @@ def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         parts = [digits.select(torch.arange(16 * k, 16 * k + 16)) for k in range(3)]
         return ImageSplits(*parts)
 
-    monkeypatch.setattr("flow_apps.experiments.image.digits_splits", few)
+    monkeypatch.setattr("flow_apps.experiments.image_sets.digits_splits", few)
 
 
 def summary(folder: Path) -> dict[str, Any]:

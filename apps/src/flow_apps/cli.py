@@ -122,6 +122,7 @@ def _training_command(experiment: str, summary: str) -> Callable[..., None]:
 fit1d = _training_command("fit1d", "Fit a one-dimensional function.")
 toy2d = _training_command("toy2d", "Learn a two-dimensional density.")
 image = _training_command("image", "Learn small images: digits or MNIST.")
+glow = _training_command("glow", "Learn images by invertible convolutions and couplings.")
 
 
 @app.command()

@@ -78,36 +78,38 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+Function = Callable[[float], float]
+CLOSED_FORMS: list[tuple[Elementwise, Function, Function]] = [
+    (LeakyReLU(0.2), lambda x: x if x >= 0 else 0.2 * x, lambda x: 1 if x >= 0 else 0.2),
+    (LearnableLeakyReLU(), lambda x: x, lambda _: 1.0),
+    (
+        learned(1.5),
+        lambda x: x if x >= 0 else (sigmoid(1.5) + 0.5) * x,
+        lambda x: 1 if x >= 0 else sigmoid(1.5) + 0.5,
+    ),
+    (
+        SmoothLeakyReLU(),
+        lambda x: 0.3 * x + 0.7 * softplus(x),
+        lambda x: 0.3 + 0.7 * sigmoid(x),
+    ),
+    (
+        SmoothTanh(2.0, 0.3),
+        lambda x: math.tanh(2 * x) + 0.3 * x,
+        lambda x: 0.3 + 2 / math.cosh(2 * x) ** 2,
+    ),
+    (
+        SELU(),
+        lambda x: LAMBDA * (x if x > 0 else ALPHA * math.expm1(x)),
+        lambda x: LAMBDA * (1 if x > 0 else ALPHA * math.exp(x)),
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("layer", "value", "slope"),
-    [
-        (LeakyReLU(0.2), lambda x: x if x >= 0 else 0.2 * x, lambda x: 1 if x >= 0 else 0.2),
-        (LearnableLeakyReLU(), lambda x: x, lambda _: 1.0),
-        (
-            learned(1.5),
-            lambda x: x if x >= 0 else (sigmoid(1.5) + 0.5) * x,
-            lambda x: 1 if x >= 0 else sigmoid(1.5) + 0.5,
-        ),
-        (
-            SmoothLeakyReLU(),
-            lambda x: 0.3 * x + 0.7 * softplus(x),
-            lambda x: 0.3 + 0.7 * sigmoid(x),
-        ),
-        (
-            SmoothTanh(2.0, 0.3),
-            lambda x: math.tanh(2 * x) + 0.3 * x,
-            lambda x: 0.3 + 2 / math.cosh(2 * x) ** 2,
-        ),
-        (
-            SELU(),
-            lambda x: LAMBDA * (x if x > 0 else ALPHA * math.expm1(x)),
-            lambda x: LAMBDA * (1 if x > 0 else ALPHA * math.exp(x)),
-        ),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Bijection) else "",
+    ("layer", "value", "slope"), CLOSED_FORMS, ids=[type(form[0]).__name__ for form in CLOSED_FORMS]
 )
 def test_values_and_slopes_are_the_closed_forms(
-    layer: Elementwise, value: Callable[[float], float], slope: Callable[[float], float]
+    layer: Elementwise, value: Function, slope: Function
 ) -> None:
     points = (-30.0, -21.0, -3.0, -0.5, -1e-9, 0.0, 1e-9, 0.7, 4.0, 21.0, 30.0)
     y, log_det = layer.double()(column(*points))
@@ -225,8 +227,8 @@ def test_second_derivatives_of_inverses(make: Callable[[], Bijection]) -> None:
         return x.sin(), (x.sum(1) * log_det).sin()
 
     for run in (inverse, both):
-        assert torch.autograd.gradcheck(run, y, atol=1e-6, rtol=1e-6)
-        assert torch.autograd.gradgradcheck(run, y, atol=1e-6, rtol=1e-6)
+        assert torch.autograd.gradcheck(run, y, atol=1e-5, rtol=1e-4)
+        assert torch.autograd.gradgradcheck(run, y, atol=1e-5, rtol=1e-4)
 
 
 @smooth
@@ -250,7 +252,7 @@ def test_third_derivatives_of_inverses(layer: SmoothLeakyReLU | SmoothTanh) -> N
 def test_one_visible_newton_step_would_lose_the_second_derivative() -> None:
     """The twin of two steps: what the second of them is for."""
     y = column(0.4).requires_grad_()
-    x = (y.detach() ** 0.5).requires_grad_(False)
+    x = y.detach().sqrt()
     once = x - (x**2 - y) / (2 * x)
     (first,) = torch.autograd.grad(once.sum(), y, create_graph=True)
     assert not first.requires_grad

@@ -6,11 +6,12 @@ from typing import Any
 
 from flow_apps.experiments.density import DensityObjective
 from flow_apps.experiments.fit1d import Fit1dConfig, Fit1dObjective
+from flow_apps.experiments.glow import GlowConfig, GlowObjective
 from flow_apps.experiments.image import ImageConfig, ImageObjective
 from flow_apps.experiments.invertible import InvertibleObjective
 from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
 
-ExperimentConfig = Fit1dConfig | Toy2dConfig | ImageConfig
+ExperimentConfig = Fit1dConfig | Toy2dConfig | ImageConfig | GlowConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ EXPERIMENTS = {
     "fit1d": Experiment("fit1d", Fit1dConfig, Fit1dObjective),
     "toy2d": Experiment("toy2d", Toy2dConfig, Toy2dObjective),
     "image": Experiment("image", ImageConfig, ImageObjective),
+    "glow": Experiment("glow", GlowConfig, GlowObjective),
 }
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "ExperimentConfig",
     "Fit1dConfig",
     "Fit1dObjective",
+    "GlowConfig",
+    "GlowObjective",
     "ImageConfig",
     "ImageObjective",
     "InvertibleObjective",

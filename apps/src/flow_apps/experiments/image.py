@@ -19,7 +19,8 @@ from flow_core.maps import DenseNet
 
 from flow_apps.errors import ConfigError
 from flow_apps.experiments.contraction import ContractionConfig
-from flow_apps.experiments.integer_images import ImagesConfig, IntegerImageObjective
+from flow_apps.experiments.image_sets import ImagesConfig
+from flow_apps.experiments.integer_images import IntegerImageObjective
 from flow_apps.training import TrainingConfig, require
 
 Block = Literal["monotone", "residual"]

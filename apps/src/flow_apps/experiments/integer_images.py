@@ -1,79 +1,24 @@
-"""Integer images: which, and how good a flow of them is in bits per dimension."""
+"""How good a flow of integer images is, in bits per dimension."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from flow_core.dequantization import Dequantized, UniformDequantizer, bits_per_dim
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
-from flow_data import (
-    ImageSet,
-    ImageSplits,
-    batch_indices,
-    digits_splits,
-    in_order,
-    load_digits,
-    load_fashion_mnist,
-    load_mnist,
-    split_images,
-)
+from flow_data import ImageSet, batch_indices, in_order
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_apps.experiments.contraction import ContractionConfig, require_spread
+from flow_apps.experiments.contraction import ContractionConfig
 from flow_apps.experiments.density import DensityObjective
+from flow_apps.experiments.image_sets import ImagesConfig, augmented, load_images
 from flow_apps.figures.images import draw_images
-from flow_apps.training import Batch, TrainingConfig, require
-from flow_apps.training.randomness import derive_seed
+from flow_apps.training import Batch, TrainingConfig
+from flow_apps.training.randomness import derive_seed, generator
 
 _PICTURES = 36
-_VALIDATION_IMAGES = 5000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagesConfig:
-    """A set of images and how much of it is used for tests.
-
-    Attributes:
-        data: Name of the set.
-        data_root: The folder that torchvision calls root; the digits need none.
-        validation_size: At most that many images, the first, tell during training how good it is.
-        test_size: At most that many test images, the first, are tested in the end.
-        test_draws: Draws of the dequantisation noise in the final test.
-        test_batch_size: Images at a time in tests.
-        evaluate_train: Whether the training images are tested like the validation images.
-    """
-
-    data: Literal["digits", "mnist", "fashion_mnist"] = "digits"
-    data_root: str = "data"
-    validation_size: int = 500
-    test_size: int = 10_000
-    test_draws: int = 20
-    test_batch_size: int = 200
-    evaluate_train: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("validation_size", "test_size", "test_draws", "test_batch_size"):
-            value = getattr(self, name)
-            require(value > 0, f"{name}: expected a positive integer, got {value}")
-        require_spread(self.test_size)
-
-
-def load_images(config: ImagesConfig) -> ImageSplits:
-    """The parts of the set of images.
-
-    Raises:
-        DataError: If the files are not there or not what they should be.
-    """
-    if config.data == "digits":
-        return digits_splits(load_digits())
-    load = load_mnist if config.data == "mnist" else load_fashion_mnist
-    parts = split_images(load(config.data_root), validation=_VALIDATION_IMAGES, test=0, seed=0)
-    test = load(config.data_root, train=False)
-    return ImageSplits(parts.train, parts.validation, test)
 
 
 class IntegerImageObjective(DensityObjective):
@@ -109,6 +54,10 @@ class IntegerImageObjective(DensityObjective):
             flow = make_flow(train.shape)
         self.net = Dequantized(flow, UniformDequantizer(), train.levels)
 
+    def audit(self) -> Mapping[str, object]:
+        """What images it was trained on, round trip and certified bounds."""
+        return {"images": self.images.train.name, **super().audit()}
+
     @property
     def model(self) -> Dequantized:
         """The distribution of integer images."""
@@ -132,7 +81,8 @@ class IntegerImageObjective(DensityObjective):
         """Images in an order that follows from seed and step."""
         training, train = self.training_config, self.images.train
         order = batch_indices(len(train), training.batch_size, step - 1, seed=training.seed)
-        return (train.images[order],)
+        drawn = generator(training.seed, "augment", step)
+        return (augmented(train.images[order], self.tests.augment, drawn),)
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Mean bits per dimension from one draw of the noise."""
@@ -168,7 +118,7 @@ class IntegerImageObjective(DensityObjective):
 
     def _part(self, split: str) -> ImageSet:
         parts = {
-            "train": (self.images.train, len(self.images.train)),
+            "train": (self.images.train, self.tests.validation_size),
             "validation": (self.images.validation, self.tests.validation_size),
             "test": (self.images.test, self.tests.test_size),
         }

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flow_apps.experiments.contraction import ContractionConfig
 from flow_apps.experiments.image import Block, ImageConfig
-from flow_apps.experiments.integer_images import ImagesConfig
+from flow_apps.experiments.image_sets import ImagesConfig
 from flow_apps.presets.preset import Preset
 from flow_apps.training import TrainingConfig
 

@@ -29,6 +29,7 @@ class TrainingConfig:
         warmup: Steps over which the learning rate grows linearly.
         milestones: Pairs (fraction of the run, factor): from that point on the learning rate is
             the factor times `learning_rate`.
+        decay: Factor on the learning rate of every step, exponential decay; 1 for none.
         gradient_clip: Largest global norm of the gradient, or None.
         ema_decay: Decay of an exponential moving average of the weights, which then is what is
             tested; or None.
@@ -53,6 +54,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     warmup: int = 0
     milestones: tuple[tuple[float, float], ...] = ()
+    decay: float = 1.0
     gradient_clip: float | None = None
     ema_decay: float | None = None
     seed: int = 0
@@ -79,6 +81,7 @@ class TrainingConfig:
         require(decay >= 0, f"weight_decay: expected 0 or a positive number, got {decay}")
         threads = self.threads
         require(threads is None or threads > 0, f"threads: expected 1 or more, got {threads}")
+        require(0 < self.decay <= 1, f"decay: expected in (0, 1], got {self.decay}")
         clip, ema = self.gradient_clip, self.ema_decay
         require(clip is None or clip > 0, f"gradient_clip: expected a positive number, got {clip}")
         require(ema is None or 0 < ema < 1, f"ema_decay: expected between 0 and 1, got {ema}")
@@ -94,4 +97,4 @@ class TrainingConfig:
         for fraction, lower in sorted(self.milestones):
             if step > fraction * self.iterations:
                 factor = lower
-        return self.learning_rate * factor
+        return self.learning_rate * factor * self.decay ** (step - 1)

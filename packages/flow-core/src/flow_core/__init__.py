@@ -84,6 +84,7 @@ from flow_core.maps import (
     compile_maps,
     frozen,
 )
+from flow_core.models import FlowConfig, image_flow
 from flow_core.record import BlockSummary, Report, record
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "FeedForwardNet",
     "FixedPointBlock",
     "Flow",
+    "FlowConfig",
     "FreeMatrix",
     "Geco",
     "HalfRangeSigmoid",
@@ -161,6 +163,7 @@ __all__ = [
     "emerging",
     "finc",
     "frozen",
+    "image_flow",
     "initialize",
     "inverse_flow_unit",
     "inverse_residual",

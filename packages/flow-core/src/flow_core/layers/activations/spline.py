@@ -114,7 +114,9 @@ class RationalQuadraticSpline(Bijection):
         if self.shape is not None:
             first = torch.arange(0, table[0].numel(), self.bins, device=v.device)
             index = index + first.view(self.shape)
-        return Piece(*table.flatten(1)[:, index].unbind())
+        # The gradient of table[:, index] would take a hundred times as long on the CPU.
+        chosen = table.flatten(1).index_select(1, index.flatten())
+        return Piece(*chosen.view(len(table), *v.shape).unbind())
 
     def _knots(self, raw: Tensor, minimum: float) -> Tensor:
         """−B, the inner knots and B, which are exact: the pieces are made from these numbers."""
