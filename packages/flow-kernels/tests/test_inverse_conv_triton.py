@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from flow_kernels import Order, inverse_conv2d, padded_conv2d
+from flow_kernels import Order, inverse_conv2d, launching, padded_conv2d
 from flow_kernels.inverse_conv import gpu
 from flow_kernels.inverse_conv.orders import codes
 from torch import Tensor
@@ -123,7 +123,7 @@ def test_gradients_are_those_of_the_other_path() -> None:
 
 
 def test_what_it_does_not_serve_takes_the_other_path_and_says_so() -> None:
-    gpu._say_once.cache_clear()  # pyright: ignore[reportPrivateUsage] # it speaks once a process
+    launching._say_once.cache_clear()  # pyright: ignore[reportPrivateUsage] # it speaks once a process
     x, weight = problem(65, (2, 2), (2, 2))
     with pytest.warns(UserWarning, match="at most 64 channels a group, and these are 65"):
         z = inverse_conv2d(x, weight)

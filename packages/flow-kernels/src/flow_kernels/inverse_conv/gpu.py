@@ -1,8 +1,5 @@
 """Where the Triton kernel serves, and what surrounds it."""
 
-import importlib.util
-import os
-import warnings
 from collections.abc import Sequence
 from functools import cache
 
@@ -11,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flow_kernels.inverse_conv.blocks import recursion
+from flow_kernels.launching import is_reachable, is_refused
 
 LARGEST = 64
 _ROWS = 64
@@ -18,17 +16,9 @@ _ROWS = 64
 
 def serves(x: Tensor, channels: int) -> bool:
     """Whether the kernel solves this; where it might be expected to and does not, say so once."""
-    if not (x.is_cuda or interpreted()):
+    if not is_reachable(x):
         return False
-    reason = _obstacle(x.dtype, channels)
-    if reason is not None:
-        _say_once(reason)
-    return reason is None
-
-
-def interpreted() -> bool:
-    """Whether Triton runs its kernels on the CPU, for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return not is_refused("inverse_conv2d", _obstacle(x.dtype, channels))
 
 
 def solve(
@@ -62,18 +52,8 @@ def _on_device(orders: tuple[int, ...], device: torch.device) -> Int[Tensor, " g
 
 
 def _obstacle(dtype: torch.dtype, channels: int) -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
     if dtype != torch.float32:
         return f"it computes in float32, and this is {dtype}"
     if channels > LARGEST:
         return f"it takes at most {LARGEST} channels a group, and these are {channels}"
     return None
-
-
-@cache
-def _say_once(reason: str) -> None:
-    warnings.warn(
-        f"inverse_conv2d: the Triton kernel is not used, because {reason}; the slower path is",
-        stacklevel=2,
-    )
