@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._C import (
     _are_functorch_transforms_active,  # pyright: ignore[reportPrivateUsage]  # no public name
+    _len_torch_dispatch_stack,  # pyright: ignore[reportPrivateUsage]  # likewise
 )
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import Function, forward_ad
@@ -49,10 +50,21 @@ def is_plain_cpu(*tensors: Tensor) -> bool:
     Fake and distributed tensors have none, nor have the batched ones that
     `torch.autograd.grad(..., is_grads_batched=True)` passes around the `vmap` rules.
     """
-    return all(
-        type(tensor) in _PLAIN and tensor.is_cpu and not is_legacy_batchedtensor(tensor)
-        for tensor in tensors
-    )
+    return all(tensor.is_cpu and _is_plain(tensor) for tensor in tensors)
+
+
+def is_addressable(*tensors: Tensor) -> bool:
+    """Whether kernels that torch does not know of may read the tensors where they lie.
+
+    Tracers and other dispatch modes would not see the kernel; the zeros that forward mode makes up
+    have no memory.
+    """
+    watched = _len_torch_dispatch_stack() > 0
+    return not watched and all(_is_plain(t) and not t._is_zerotensor() for t in tensors)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and not is_legacy_batchedtensor(tensor)
 
 
 def forward_mode() -> AbstractContextManager[None]:

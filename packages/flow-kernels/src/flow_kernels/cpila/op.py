@@ -1,9 +1,10 @@
 """The public CPila operations: differentiable to any order, in both modes, and compilable.
 
-Two autograd Functions are closed under differentiation: the evaluation of derivatives and their
-pullback. The vjp of an evaluation is a pullback; the vjp of a pullback evaluates and pulls back
-one order higher. Only x is kept for the backward pass. Compilers see the plain definition instead,
-because they accept no Function that has a `jvp`, and fuse it themselves.
+Three autograd Functions are closed under differentiation: the evaluation of derivatives, their
+product with a tangent, the push, and with a cotangent, the pullback. The jvp of an evaluation is a
+push and its vjp a pullback; the vjp of a pullback pushes and pulls back one order higher. Of an
+evaluation only x is kept for the backward pass. Compilers see the plain definition instead, because
+they accept no Function that has a `jvp`, and fuse it themselves.
 """
 
 # ruff: noqa: ANN401 (what autograd passes to a Function has no type)
@@ -22,7 +23,7 @@ from flow_kernels.autograd import (
     keep_signature,
     primals,
 )
-from flow_kernels.cpila import cpu, reference
+from flow_kernels.cpila import cpu, gpu, reference
 from flow_kernels.pila import widen
 
 Grads = tuple[Tensor | None, ...]
@@ -36,6 +37,8 @@ class _Derivatives(Function):
 
     @staticmethod
     def forward(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+        if gpu.serves(order + count - 1, x):
+            return gpu.derivatives(x, dim, order, count)
         wide = widen(x)
         fused = _fits_cpu_path(order + count - 1, wide)
         evaluate = cpu.derivatives if fused else reference.derivatives
@@ -58,8 +61,7 @@ class _Derivatives(Function):
     def jvp(ctx: Any, *grad_inputs: Any) -> tuple[Tensor, ...]:
         with forward_mode():
             (x,) = primals(ctx.saved_tensors)
-            tangent = _twice(grad_inputs[0], ctx.dim)
-            return tuple(tangent * y for y in _evaluate(x, ctx.dim, ctx.order + 1, ctx.count))
+            return _push(x, grad_inputs[0], ctx.dim, ctx.order + 1, ctx.count)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
@@ -67,11 +69,55 @@ class _Derivatives(Function):
         return _evaluate(x.movedim(in_dims[0], 0), dim, order, count), (0,) * count
 
 
+class _Push(Function):
+    """(x, t) ↦ [t, t] times the derivatives of order `order` ≥ 1, …, `order + count − 1`."""
+
+    @staticmethod
+    def forward(x: Tensor, t: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+        if gpu.serves(order + count - 1, x, t):
+            return gpu.push(x, t, dim, order, count)
+        twice = _twice(t, dim)
+        return tuple(twice * y for y in _Derivatives.forward(x, dim, order, count))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+        x, t, ctx.dim, ctx.order, ctx.count = inputs
+        ctx.save_for_backward(x, t)
+        ctx.save_for_forward(x, t)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Grads:
+        x, t = ctx.saved_tensors
+        by_x, by_t, *_ = ctx.needs_input_grad
+        along_x = t * _pull(x, ctx.dim, ctx.order, *grad_outputs) if by_x else None
+        along_t = _pull(x, ctx.dim, ctx.order - 1, *grad_outputs) if by_t else None
+        return along_x, along_t, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> tuple[Tensor, ...]:
+        x_tangent, t_tangent, *_ = grad_inputs
+        with forward_mode():
+            x, t = primals(ctx.saved_tensors)
+            along_t = _push(x, t_tangent, ctx.dim, ctx.order, ctx.count)
+            along_x = _push(x, t * x_tangent, ctx.dim, ctx.order + 1, ctx.count)
+            return tuple(map(torch.add, along_x, along_t))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+        x, t, dim, order, count = args
+        x, t = (
+            _batch_first(*pair, info.batch_size) for pair in zip((x, t), in_dims[:2], strict=True)
+        )
+        return _push(x, t, dim, order, count), (0,) * count
+
+
 class _Pullback(Function):
     """(x, g₀, g₁, …) ↦ Σₖ gₖ · derivative of order `order + 1 + k`, both halves added."""
 
     @staticmethod
     def forward(x: Tensor, dim: int, order: int, *cotangents: Tensor) -> Tensor:
+        if gpu.serves(order + len(cotangents), x, *cotangents):
+            return gpu.pullback(x, dim, order, cotangents)
         wide, *gs = (widen(tensor) for tensor in (x, *cotangents))
         pull = cpu.pullback if _fits_cpu_path(order + len(gs), wide, *gs) else reference.pullback
         return pull(wide, dim, order, tuple(gs)).to(x.dtype)
@@ -86,14 +132,13 @@ class _Pullback(Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Grads:
         x, *cotangents = ctx.saved_tensors
         (grad,) = grad_outputs
+        by_x, by_cotangents = ctx.needs_input_grad[0], any(ctx.needs_input_grad[3:])
+        if by_x and by_cotangents and _fits_fused_backward(ctx.order, x, grad, *cotangents):
+            along, pushed = gpu.pullback_backward(x, grad, ctx.dim, ctx.order, (*cotangents,))
+            return along, None, None, *pushed
         order, count = ctx.order + 1, len(cotangents)
-        along_x: Tensor | None = None
-        grads: Grads = (None,) * count
-        if ctx.needs_input_grad[0]:
-            along_x = grad * _pull(x, ctx.dim, order, *cotangents)
-        if any(ctx.needs_input_grad[3:]):
-            twice = _twice(grad, ctx.dim)
-            grads = tuple(twice * slope for slope in _evaluate(x, ctx.dim, order, count))
+        along_x = grad * _pull(x, ctx.dim, order, *cotangents) if by_x else None
+        grads: Grads = _push(x, grad, ctx.dim, order, count) if by_cotangents else (None,) * count
         return along_x, None, None, *grads
 
     @staticmethod
@@ -117,11 +162,17 @@ class _Pullback(Function):
 
 
 keep_signature(_Derivatives)
+keep_signature(_Push)
 keep_signature(_Pullback)
 
 
 def _fits_cpu_path(highest: int, *tensors: Tensor) -> bool:
     return highest <= cpu.HIGHEST_ORDER and is_plain_cpu(*tensors)
+
+
+def _fits_fused_backward(order: int, *tensors: Tensor) -> bool:
+    """Whether both gradients of a pullback are one kernel: one that nobody differentiates."""
+    return not is_differentiated(*tensors) and gpu.serves(order + len(tensors) - 1, *tensors)
 
 
 def _batch_first(x: Tensor, dim: int | None, size: int) -> Tensor:
@@ -136,6 +187,12 @@ def _evaluate(x: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]
     if not is_differentiated(x):
         return _Derivatives.forward(x, dim, order, count)
     return cast("tuple[Tensor, ...]", _Derivatives.apply(x, dim, order, count))
+
+
+def _push(x: Tensor, t: Tensor, dim: int, order: int, count: int) -> tuple[Tensor, ...]:
+    if not is_differentiated(x, t):
+        return _Push.forward(x, t, dim, order, count)
+    return cast("tuple[Tensor, ...]", _Push.apply(x, t, dim, order, count))
 
 
 def _pull(x: Tensor, dim: int, order: int, *cotangents: Tensor) -> Tensor:
