@@ -8,9 +8,10 @@ Inverse convolution: milliseconds of the forward pass, of forward and backward t
 * `row solve`: row after row, torch.linalg.solve_triangular with the operator of a whole row;
 * `per diagonal`: one launch for every anti-diagonal and channel, as the published code has it.
 
-`error` is the largest relative error of T z - x. CPila: gigabytes a second of reading x and writing
-the result, beside a copy of as many bytes. On the CPU times are CPU milliseconds, the variants take
-turns; on a GPU a CUDA graph of the whole operation is replayed.
+`error` is the largest relative error of T z - x. CPila: gigabytes a second of reading the inputs
+and writing the results once, in the forward and in the backward pass, each beside a copy of as many
+bytes. On the CPU times are CPU milliseconds, the variants take turns; on a GPU a CUDA graph of the
+whole operation is replayed.
 """
 
 import argparse
@@ -31,9 +32,26 @@ from benchmarks.tables import Cell, Row, cpu_milliseconds, machine, parser, prin
 
 Task = Callable[[], object]
 Shape = tuple[int, int, int, int]
+Activation = tuple[tuple[int, ...], torch.dtype, torch.memory_format]
 
 CPU_SHAPES: tuple[Shape, ...] = ((32, 48, 16, 3), (32, 12, 16, 3), (32, 24, 16, 3), (32, 12, 32, 3))
 GPU_SHAPES: tuple[Shape, ...] = ((128, 48, 16, 3), (64, 12, 64, 3), (128, 12, 32, 3))
+LAYOUTS = {torch.contiguous_format: "", torch.channels_last: "channels last"}
+CPU_INPUTS: tuple[Activation, ...] = (
+    ((1024, 64), torch.float32, torch.contiguous_format),
+    ((16384, 64), torch.float32, torch.contiguous_format),
+)
+# All but the first are 256 MiB.
+GPU_INPUTS: tuple[Activation, ...] = (
+    ((16384, 64), torch.float32, torch.contiguous_format),
+    ((2**20, 64), torch.float32, torch.contiguous_format),
+    ((1024, 64, 32, 32), torch.float32, torch.contiguous_format),
+    ((1024, 64, 32, 32), torch.float32, torch.channels_last),
+    ((2048, 64, 32, 32), torch.bfloat16, torch.contiguous_format),
+    ((512, 64, 32, 32), torch.float64, torch.contiguous_format),
+    # Odd rows, which no two neighbours can be read from together.
+    ((2**16, 1023), torch.float32, torch.contiguous_format),
+)
 TAP_SCALE = 0.5
 REPLAYS = 20
 
@@ -203,28 +221,36 @@ def inverse_conv_row(shape: Shape, arguments: argparse.Namespace) -> Row:
     }
 
 
-def cpila_row(elements: int, arguments: argparse.Namespace) -> Row:
-    """Bandwidths for an input of that many numbers."""
-    device: str = arguments.device
-    x = torch.randn(elements // 64, 64, device=device)
-    leaf, along = x.clone().requires_grad_(), torch.randn(elements // 64, 128, device=device)
-    source, target = torch.empty(2, 3 * elements // 2, device=device)
+def copy_of(numbers: int, like: Tensor) -> Task:
+    """A copy that reads and writes that many numbers in all."""
+    source, target = like.new_empty(2, numbers // 2)
+    return lambda: target.copy_(source)
+
+
+def cpila_row(case: Activation, arguments: argparse.Namespace) -> Row:
+    """Bandwidths for one input, whose channels are doubled."""
+    shape, dtype, memory_format = case
+    x = torch.randn(shape, device=arguments.device, dtype=dtype).to(memory_format=memory_format)
+    leaf, along = x.clone().requires_grad_(), torch.randn_like(torch.cat((x, x), 1))
+    numbers = {"forward": 3 * x.numel(), "backward": 4 * x.numel()}
     functions: dict[str, Task] = {
-        "copy": lambda: target.copy_(source),
-        "forward": lambda: cpila(x),
-        "both": lambda: torch.autograd.grad(cpila(leaf), leaf, along),
+        "forward": lambda: cpila(x, 1),
+        "both": lambda: torch.autograd.grad(cpila(leaf, 1), leaf, along),
+        **{f"{name} copy": copy_of(n, x) for name, n in numbers.items()},
     }
-    times = milliseconds(functions, device, arguments.rounds)
-    moved = 12e-6 * elements
-    backward = times["both"] - times["forward"]
-    return {
-        "input": f"{4e-6 * elements:.0f} MB",
-        "copy GB/s": moved / times["copy"],
-        "forward GB/s": moved / times["forward"],
-        "backward GB/s": 16e-6 * elements / backward,
-        "forward : copy": times["copy"] / times["forward"],
-        "backward : copy": 16 / 12 * times["copy"] / backward,
+    times = milliseconds(functions, arguments.device, arguments.rounds)
+    times["backward"] = times["both"] - times["forward"]
+    row: dict[str, Cell] = {
+        "input": f"{x.element_size() * x.numel() / 2**20:.4g} MiB",
+        "shape": f"{tuple(shape)} {LAYOUTS[memory_format]}".strip(),
+        "dtype": str(dtype).removeprefix("torch."),
     }
+    for name, n in numbers.items():
+        copy = times[f"{name} copy"]
+        row[f"{name} GB/s"] = 1e-6 * x.element_size() * n / times[name]
+        row[f"{name} : copy"] = copy / times[name]
+        row[f"{name}'s copy GB/s"] = 1e-6 * x.element_size() * n / copy
+    return row
 
 
 def main() -> None:
@@ -239,8 +265,7 @@ def main() -> None:
     shapes = CPU_SHAPES if on_cpu else GPU_SHAPES
     rows = [inverse_conv_row(s, arguments) for s in (shapes[:2] if arguments.quick else shapes)]
     print_table("Inverse convolution, ms", rows)
-    sizes = (2**16, 2**20) if on_cpu else (2**20, 2**26)
-    bandwidths = [cpila_row(size, arguments) for size in sizes]
+    bandwidths = [cpila_row(case, arguments) for case in (CPU_INPUTS if on_cpu else GPU_INPUTS)]
     print_table("CPila", bandwidths)
     write_json(arguments.out, {"inverse convolution": rows, "cpila": bandwidths})
 
