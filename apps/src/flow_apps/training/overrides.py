@@ -124,6 +124,8 @@ def _decode_optional(arguments: tuple[Any, ...], value: object, key: str) -> obj
 
 
 def _decode_choice(choices: tuple[Any, ...], value: object, key: str) -> object:
+    if value is None and "none" in choices:  # on the command line both are written none
+        return "none"
     if value not in choices:
         names = [str(choice) for choice in choices]
         hint = suggestion(str(value), names)
