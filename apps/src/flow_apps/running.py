@@ -35,6 +35,7 @@ _CHANGEABLE = {
     "training.figures_every",
     "training.iterations",
     "training.log_every",
+    "training.tracker_project",
     "training.trackers",
 }
 

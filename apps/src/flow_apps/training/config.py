@@ -45,6 +45,7 @@ class TrainingConfig:
             tenth of the training time.
         checkpoint_seconds: Time between checkpoints.
         trackers: Experiment trackers that are installed.
+        tracker_project: Project of the run at the trackers.
     """
 
     iterations: int = 50_000
@@ -66,6 +67,7 @@ class TrainingConfig:
     figures_every: int = 1000
     checkpoint_seconds: float = 30.0
     trackers: tuple[Literal["wandb", "trackio"], ...] = ()
+    tracker_project: str = "flow-apps"
 
     def __post_init__(self) -> None:
         counts = ("iterations", "batch_size", "log_every", "evaluate_every", "figures_every")

@@ -94,7 +94,7 @@ def open_loggers(
         stack.callback(board.close)
         loggers: list[Logger] = [JsonLines(folder / "metrics.jsonl"), board]
         for name in config.trackers:
-            tracker = Tracker(name, "flow-apps", folder.name, to_json(config))
+            tracker = Tracker(name, config.tracker_project, folder.name, to_json(config))
             stack.callback(tracker.close)
             loggers.append(tracker)
         yield loggers
