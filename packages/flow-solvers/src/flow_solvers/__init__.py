@@ -9,7 +9,7 @@ from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
 from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
-from flow_solvers.implicit import OnFailure, require_on_failure, without_autocast
+from flow_solvers.implicit import OnFailure, require_on_failure
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
 from flow_solvers.maps import (
     BoundMap,
@@ -21,6 +21,7 @@ from flow_solvers.maps import (
 )
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
+from flow_solvers.precision import without_autocast
 from flow_solvers.resolvent import fixed_point, resolvent
 from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status

@@ -3,7 +3,6 @@
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
@@ -22,6 +21,7 @@ from flow_solvers.linear import (
     relative_tolerance,
 )
 from flow_solvers.maps import BoundMap, Linearization, fused
+from flow_solvers.precision import without_autocast
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
@@ -312,11 +312,3 @@ def _pull_back(
         )
     )
     return [next(found) if n else None for n in needed]
-
-
-def without_autocast(like: Tensor) -> AbstractContextManager[object]:
-    """Solves keep the precision of their input whatever the autocast state."""
-    kind = like.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
