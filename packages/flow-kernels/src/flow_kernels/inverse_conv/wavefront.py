@@ -1,8 +1,10 @@
 """Solving a padded convolution: all blocks on one anti-diagonal at once.
 
-Blocks are kept in a skewed buffer: row h, image, column d = h + w, numbers. All of a diagonal have
-the same d, and what a block reads in one row above lies side by side, so that a diagonal takes one
-matrix product per row of the kernel and nothing is gathered or copied.
+Blocks are kept as row h, image, column w, numbers, and a row is longer than its images by one
+block. So from a block to the next of its diagonal, a row down and a column back, is as far as over
+all images: the blocks of a diagonal, of all images, are the rows of one matrix with a stride. What
+a block reads in one row above lies side by side, so that a diagonal takes one matrix product per
+row of the kernel and nothing is gathered or copied.
 """
 
 from math import ceil
@@ -25,8 +27,6 @@ def solve_canonical(
 
     The corner tap is lower triangular, or `upper` triangular.
     """
-    if x.shape[2] > x.shape[3]:  # the skewed buffer has the square of the height
-        return solve_canonical(x.mT, kernel.mT, upper=upper).mT.contiguous()
     shape = block_shape(x.shape[1])
     steps = recursion(kernel, shape, upper=upper)
     _, _, height, width = x.shape
@@ -34,7 +34,7 @@ def solve_canonical(
     below, right = rows * shape[0] - height, columns * shape[1] - width
     if below or right:  # what is added there is read by nothing that is kept
         x = torch.nn.functional.pad(x, (0, right, 0, below))
-    buffer = _Skewed(_first_part(x, steps.first, shape), steps)
+    buffer = _Diagonals(_first_part(x, steps.first, shape), steps)
     for diagonal in range(rows + columns - 1):
         buffer.step(diagonal)
     return _images(buffer.blocks(), shape)[:, :, :height, :width].contiguous()
@@ -68,32 +68,28 @@ def _images(
 
 
 @final
-class _Skewed:
+class _Diagonals:
     """The buffer, which holds first · x where z is not known yet.
 
-    Rows above and columns before those of the image are zero, and so are the corners that skewing
-    leaves free.
+    Rows above and columns before those of the images are zero.
     """
 
     def __init__(self, start: Float[Tensor, "rows batch columns size"], steps: Recursion) -> None:
         self._rows, self._batch, self._columns, self._size = start.shape
         reach, above = steps.taps.shape[1] // self._size, len(steps.taps) - 1
-        before = above + reach - 1
-        diagonals = before + self._rows + self._columns - 1
-        self._data = start.new_zeros(self._rows + above, self._batch, diagonals, self._size)
-        self._row, self._image, self._column, _ = self._data.stride()
-        self._origin = above * self._row + before * self._column
+        before = (reach - 1) * self._size
+        self._image = before + self._columns * self._size
+        self._row = self._batch * self._image + self._size
+        self._data = start.new_zeros((self._rows + above) * self._row)
+        self._origin = above * self._row + before
         # Of its own row a block reads the columns before it, of those above its own too.
-        self._taps = [
-            (taps, up * self._row + (up + reach - 1) * self._column)
-            for up, taps in enumerate(steps.taps.unbind())
-        ]
-        self._taps[0] = (self._taps[0][0][: -self._size], self._taps[0][1])
+        self._taps = [(t, up * self._row + before) for up, t in enumerate(steps.taps.unbind())]
+        self._taps[0] = (self._taps[0][0][: -self._size], before)
         self.blocks().copy_(start)
 
     def blocks(self) -> Float[Tensor, "rows batch columns size"]:
         """The blocks of the images, as a view."""
-        strides = (self._row + self._column, self._image, self._column, 1)
+        strides = (self._row, self._image, self._size, 1)
         sizes = (self._rows, self._batch, self._columns, self._size)
         return self._data.as_strided(sizes, strides, self._origin)
 
@@ -101,9 +97,8 @@ class _Skewed:
         """Subtract from one diagonal what those before it contribute."""
         first = max(0, diagonal - self._columns + 1)
         count = (min(self._rows - 1, diagonal) + 1 - first) * self._batch
-        here = self._origin + first * self._row + diagonal * self._column
+        here = self._origin + first * self._row + (diagonal - first) * self._size
         target = self._data.as_strided((count, self._size), (self._image, 1), here)
         for taps, back in self._taps:
-            # Neighbouring columns lie side by side: one row of the matrix for each image and row.
             seen = self._data.as_strided((count, len(taps)), (self._image, 1), here - back)
             target.addmm_(seen, taps, alpha=-1)
