@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from flow_core.bijection import Bijection, Context
-from flow_core.layers.convolutions.dense import DenseConv2d, same_conv2d
+from flow_core.layers.convolutions.dense import DenseConv2d, is_matrix, same_conv2d
 from flow_core.layers.self_normalizing.surrogate import APPROXIMATE, COLLECTOR, SelfNormalizing
 from flow_core.rounding import without_rounding
 
@@ -131,12 +130,31 @@ class _HalfGradients(Function):
         return moved + bias.view(-1, 1, 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a TrainingSurrogate is no function that has a second derivative: leave out "
+                "create_graph, or differentiate log_prob, which is exact"
+            )
         x, weight, inverse, moved = ctx.saved_tensors
-        (along,), padding = cotangents, weight.shape[-1] // 2
-        # torch has no types for these two.
-        by_x = conv2d_input(x.shape, weight, along, padding=padding)  # type: ignore[no-untyped-call]
-        by_weight = conv2d_weight(x, weight.shape, along, padding=padding)  # type: ignore[no-untyped-call]
-        by_inverse = conv2d_weight(moved, inverse.shape, by_x, padding=padding)  # type: ignore[no-untyped-call]
-        return by_x, 0.5 * by_weight, -0.5 * by_inverse, along.sum((0, 2, 3))
+        by_x = _by_input(x, weight, cotangents[0])
+        by_weight = _by_kernel(x, weight, cotangents[0])
+        by_inverse = _by_kernel(moved, inverse, by_x)
+        return by_x, 0.5 * by_weight, -0.5 * by_inverse, cotangents[0].sum((0, 2, 3))
+
+
+# torch has no types for the two functions that are called here.
+def _by_input(x: Tensor, weight: Tensor, along: Tensor) -> Tensor:
+    """Gradient of ⟨along, W∗x⟩ by x."""
+    if is_matrix(weight, x):
+        return (along.flatten(1) @ weight.flatten(1)).view(x.shape)
+    padding = weight.shape[-1] // 2
+    return cast(Tensor, conv2d_input(x.shape, weight, along, padding=padding))  # type: ignore[no-untyped-call]
+
+
+def _by_kernel(x: Tensor, weight: Tensor, along: Tensor) -> Tensor:
+    """Gradient of ⟨along, W∗x⟩ by W."""
+    if is_matrix(weight, x):
+        return (along.flatten(1).mT @ x.flatten(1)).view(weight.shape)
+    padding = weight.shape[-1] // 2
+    return cast(Tensor, conv2d_weight(x, weight.shape, along, padding=padding))  # type: ignore[no-untyped-call]
