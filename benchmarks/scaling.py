@@ -30,6 +30,7 @@ from flow_core import (
 )
 from flow_core.models.config import Linear
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -100,16 +101,22 @@ def dimension_row(dimension: int, rounds: int) -> Row:
 
 def draw(tables: dict[str, list[Row]], path: Path) -> None:
     """Every table as curves over its first column."""
-    figure = Figure(figsize=(4.5 * len(tables), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(tables), 5.2), layout="constrained")
     for axes, (title, rows) in zip(figure.subplots(1, len(tables)), tables.items(), strict=True):
         first, *names = rows[0]
         for name in names:
             style = "--" if "sampling" in name else "-"
             axes.loglog([r[first] for r in rows], [r[name] for r in rows], style, label=name)
+        ticks = [r[first] for r in rows]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.tick_params(which="minor", bottom=False, labelbottom=False)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(title)
         axes.set_xlabel(first)
         axes.set_ylabel("CPU milliseconds")
-        axes.legend(fontsize="x-small")
+    for axes in figure.axes:
+        axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.2))
     figure.savefig(path, dpi=120)
 
 
