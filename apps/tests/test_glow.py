@@ -66,6 +66,10 @@ def test_every_preset_takes_a_step_and_inverts(cli: Cli, tmp_path: Path, preset:
     assert found["max_roundtrip_error"] < 1e-4
     assert np.isfinite(found["test_bits_per_dim"])
     assert found["images"] == "digits"
+    bounds = found.get("growth_bound", {})
+    if PRESETS[preset].config.flow.tap_bound is not None:  # type: ignore[union-attr] # of a glow
+        assert bounds
+        assert all(bound < 10.001 for bound in bounds.values())
 
 
 def test_a_self_normalizing_run_logs_the_surrogate_beside_the_likelihood(
@@ -143,6 +147,31 @@ def test_exact_training_of_a_self_normalizing_flow_has_no_surrogate() -> None:
     assert scalars.keys() == {"bits_per_dim"}
 
 
+def test_the_growth_of_inverse_convolutions_is_logged(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = (*SMALL, "--set", "timing=false", "--log-every", 1, "--iterations", 1)
+    assert cli("glow", "small-inverse-conv-mnist", *options, "--out", run).exit_code == 0
+    grown = rows(run)[0]["growth"]
+    assert len(grown) == 2
+    assert all(0 < value < 10 for value in grown.values())
+
+
+def test_samples_that_are_not_finite_are_counted(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = (*SMALL, "--set", "timing=false", "--set", "activation=selu", "--iterations", 1)
+    assert cli("glow", *options, "--out", run).exit_code == 0
+    result = cli("sample", run, "--count", 8)
+    assert result.exit_code == 0
+    assert "samples are not finite" in result.output
+
+
+def test_exact_training_leaves_approximate_inverses_alone() -> None:
+    model = objective(surrogate=False)
+    loss, _ = model(model.batch(1))
+    torch.autograd.backward(loss)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_the_learning_rate_decays_every_step(cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = (*SMALL, "--set", "decay=0.5", "--lr", 0.1, "--set", "warmup=0", "--log-every", 1)
@@ -154,8 +183,8 @@ def test_the_learning_rate_decays_every_step(cli: Cli, tmp_path: Path) -> None:
     assert rates == [0.1, 0.05, 0.025]
 
 
-def npz(folder: Path, name: str, count: int) -> None:
-    data = np.arange(count * 3 * 32 * 32, dtype=np.int64) % 256
+def npz(folder: Path, name: str, count: int, side: int = 32) -> None:
+    data = np.arange(count * 3 * side * side, dtype=np.int64) % 256
     labels = np.zeros(count, dtype=np.int64)
     np.savez(folder / name, data=data.reshape(count, -1).astype(np.uint8), labels=labels)
 
@@ -172,6 +201,15 @@ def test_npz_files_are_put_together_and_reduced_to_bits(tmp_path: Path) -> None:
     assert parts.train.name.endswith("-5bit")
 
 
+@pytest.mark.parametrize("other", ["train_2.npz", "val.npz"])
+def test_images_of_different_sizes_are_refused(tmp_path: Path, other: str) -> None:
+    npz(tmp_path, "train_1.npz", 4)
+    npz(tmp_path, "val.npz", 2)
+    npz(tmp_path, other, 2, side=64)
+    with pytest.raises(DataError, match="images of one shape"):
+        load_images(ImagesConfig(data="npz", data_root=str(tmp_path), held_out=2))
+
+
 def test_missing_npz_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\*.npz"):
         load_images(ImagesConfig(data="npz", data_root=str(tmp_path)))
@@ -184,6 +222,8 @@ def test_missing_npz_files_are_named(tmp_path: Path) -> None:
         (("--set", "n_bits=5"), "17 levels"),
         (("--set", "n_bits=9"), "n_bits: expected 1 to 8"),
         (("--set", "geco_rate=-1"), "geco_rate"),
+        (("--set", "compile=true"), "compile: expected false"),
+        (("--set", "geco_rate=0.1"), "without a surrogate"),
         (("--set", "decay=1.5"), "decay: expected in"),
         (("--set", "num_blocks=4"), "cannot be halved 4 times"),
         (("--set", "data=cifar10", "--data-root", "nowhere"), "nowhere"),

@@ -179,8 +179,10 @@ def sample(  # noqa: PLR0917 (typer passes options by name)
         request = sampling.SampleRequest(
             count, temperature, budget, seed, checkpoint.value, device or "cpu", data_root, out
         )
-        files, missed = sampling.sample(run_folder, request)
+        files, missed, broken = sampling.sample(run_folder, request)
     for file in files:
         typer.echo(str(file))
     if missed:
         typer.echo(f"{missed} solves of single samples missed their tolerance", err=True)
+    if broken:
+        typer.echo(f"{broken} samples are not finite: the flow does not reach them", err=True)

@@ -80,11 +80,12 @@ class Budgeted:
         return limited.solve(bound, x, start, tolerance)
 
 
-def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int]:
+def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int, int]:
     """Draw samples of a run into a PNG and a npy file.
 
     Returns:
-        The files, and how many solves of single samples missed their tolerance.
+        The files, how many solves of single samples missed their tolerance, and how many samples
+        are not finite.
 
     Raises:
         AppError: If the run cannot be read or sampled, or the files are there already.
@@ -109,7 +110,9 @@ def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int]:
     buffer = io.BytesIO()
     np.save(buffer, samples.cpu().numpy())
     write_atomic(files[1], buffer.getvalue())
-    return files, sum(block.failures for block in report.summary().values())
+    missed = sum(block.failures for block in report.summary().values())
+    broken = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
+    return files, missed, broken
 
 
 def _limit_solves(model: nn.Module, budget: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from flow_core.bijection import Bijection
 from flow_core.blocks import Implicit, Monotone, Residual
 from flow_core.maps import DenseNet
+from flow_core.models import FlowConfig, image_flow
 
 
 def image_net() -> DenseNet:
@@ -49,3 +50,19 @@ def test_a_list_is_refused_by_name() -> None:
 def test_a_block_without_memory_has_shapes() -> None:
     block = Residual(DenseNet(2, growth=4, depth=1)).to("meta")
     assert block.transform(torch.zeros(3, 2, device="meta")).shape == (3, 2)
+
+
+def test_a_deep_chain_of_couplings_inverts_under_autocast() -> None:
+    """One layer sees the same still half again; the next ones see it with an error."""
+    torch.manual_seed(0)
+    config = FlowConfig(linear="conv1x1", coupling_width=16, actnorm=False)
+    flow = image_flow(config, (3, 8, 8))
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.03 * torch.randn_like(p))
+    x = 0.1 + 0.8 * torch.rand(4, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = flow.bijection(x)
+        again, back = flow.bijection.inverse_and_log_det(z)
+    torch.testing.assert_close(again, x, rtol=0, atol=2e-5)
+    torch.testing.assert_close(back, -log_det, rtol=0, atol=5e-3)

@@ -54,18 +54,15 @@ def test_inverse_convs_start_near_the_identity() -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("diagonal", [False, True])
-def test_bounded_taps_keep_the_row_sums_at_the_bound(groups: int, diagonal: bool) -> None:
+def test_bounded_taps_keep_what_a_channel_takes_at_the_bound(groups: int, diagonal: bool) -> None:
     layer = InverseConv2d(4, 3, groups=groups, learn_diagonal=diagonal, tap_bound=0.7).double()
     weight, log_diagonal = wild(layer).taps()
-    for g, kernel in enumerate(weight.detach().chunk(groups)):
-        size = kernel.shape[1]
-        last = kernel[:, :, -1, -1].tril(-1)
-        ones = torch.ones(size, dtype=torch.float64)
-        scale = ones if log_diagonal is None else log_diagonal.detach().chunk(groups)[g].exp()
-        inverse = torch.linalg.inv(last + torch.diag(scale))
-        taps = torch.einsum("ij,jkab->abik", inverse, kernel).flatten(0, 1)[:-1]
-        assert math.isclose(float(taps.abs().sum(2).amax(1).sum()), 0.7, rel_tol=1e-9)
-    assert torch.equal(weight[:, :, -1, -1], layer.weight[:, :, -1, -1])
+    size = 4 // groups
+    for c in range(4):
+        row = weight[c].detach().clone()
+        row[c % size :, -1, -1] = 0
+        own = 1.0 if log_diagonal is None else math.exp(float(log_diagonal[c].detach()))
+        assert math.isclose(float(row.abs().sum()) / own, 0.7, rel_tol=1e-9)
 
 
 def test_small_taps_are_not_scaled() -> None:
@@ -83,15 +80,43 @@ def test_taps_of_zeros_have_a_gradient() -> None:
     assert bool(torch.isfinite(gradient).all())
 
 
-@pytest.mark.parametrize("side", [4, 8])
+@pytest.mark.parametrize("order", ["TL", "TR", "BL", "BR"])
+@pytest.mark.parametrize("diagonal", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_growth_never_exceeds_its_bound(side: int, groups: int) -> None:
-    orders: tuple[Order, ...] = ("TL", "BR")
-    layer = InverseConv2d(4, 3, groups=groups, orders=orders[:groups], tap_bound=0.9).double()
-    bound = wild(layer).growth_bound()
-    matrix = dense(layer, (4, side, side))
-    norm = float(matrix.abs().sum(1).max())
+def test_growth_never_exceeds_its_bound(order: Order, diagonal: bool, groups: int) -> None:
+    layer = InverseConv2d(
+        4, (3, 2), groups=groups, orders=order, learn_diagonal=diagonal, tap_bound=0.9
+    )
+    bound = wild(layer.double()).growth_bound()
+    norm = float(dense(layer, (4, 5, 7)).abs().sum(1).max())
     assert norm <= bound < math.inf
+
+
+@pytest.mark.parametrize("wild_group", [0, 1])
+def test_the_bound_is_reached(wild_group: int) -> None:
+    """Every value takes half of the one before and is halved itself: growth by 2·(1 + 1/2 + …)."""
+    layer = InverseConv2d(32, 1, groups=2, learn_diagonal=True).double()
+    torch.nn.init.zeros_(layer.weight)
+    assert layer.log_diagonal is not None
+    with torch.no_grad():
+        group = layer.weight.view(2, 16, 16)[wild_group]
+        group.diagonal(-1).fill_(-1.0)
+        layer.log_diagonal.view(2, 16)[wild_group].fill_(math.log(2.0))
+        layer.log_diagonal.view(2, 16)[1 - wild_group].fill_(math.log(8.0))
+    norm = float(dense(layer, (32, 1, 1)).abs().sum(1).max())
+    assert math.isclose(norm, 1.0 - 0.5**16, rel_tol=1e-12)
+    assert math.isclose(layer.growth_bound(), 0.5 / (1 - 0.5), rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [12, 96])
+def test_channels_cannot_make_a_bounded_layer_grow(channels: int) -> None:
+    layer = InverseConv2d(channels, tap_bound=0.9)
+    torch.nn.init.normal_(layer.weight)
+    x = batch(2, channels, 8, 8, dtype=torch.float32)
+    z = layer.transform(x).detach()
+    assert math.isclose(layer.growth_bound(), 10.0, rel_tol=1e-4)
+    assert float(z.abs().max()) <= 10.0 * float(x.abs().max())
+    assert torch.allclose(layer.inverse(z), x, atol=1e-5)
 
 
 def test_growth_is_not_certified_where_taps_are_large() -> None:
@@ -203,7 +228,27 @@ def test_exponential_is_the_matrix_exponential_and_its_series_is_long_enough() -
     assert math.isclose(float(torch.linalg.matrix_norm(k.detach(), 2)), 0.9, rel_tol=1e-6)
     exact = torch.linalg.matrix_exp(k.detach())
     assert torch.allclose(dense(layer, (2, 3, 4)), exact, atol=1e-14)
-    assert layer.terms(torch.float32) < layer.terms(torch.float64) < 20
+    assert layer.terms(torch.float32) < layer.terms(torch.float64) < 40
+
+
+def test_an_exponential_is_right_before_its_norm_is_known() -> None:
+    layer = ExponentialConv2d(2, 3, (3, 4)).double()
+    torch.nn.init.normal_(layer.conv.weight, std=0.3)
+    x = batch(2, 2, 3, 4)
+    matrix = dense(layer, (2, 3, 4))
+    y, log_det = layer(x)
+    assert torch.allclose(layer.inverse(y), x, atol=1e-9)
+    assert torch.allclose(torch.linalg.slogdet(matrix).logabsdet, log_det.detach(), atol=1e-9)
+    torch.nn.init.normal_(layer.conv.weight, std=1e3)
+    layer.conv.direction.zero_()
+    with pytest.raises(ValueError, match="update_lipschitz"):
+        layer.transform(x)
+
+
+def test_rotations_of_many_channels_invert_in_float32() -> None:
+    layer = Conv1x1(OrthogonalMatrix(192))
+    x = batch(2, 192, 3, 3, dtype=torch.float32)
+    assert torch.allclose(layer.inverse(layer.transform(x)), x, atol=2e-5)
 
 
 def test_the_exponent_is_certified_below_one() -> None:

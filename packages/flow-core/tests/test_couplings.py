@@ -104,6 +104,7 @@ def additive(x: Tensor) -> Tensor:
         (lambda: AffineCoupling.dense(1, 4), "two channels"),
         (lambda: ActNorm(3, log_scale_bound=0.0), "positive log_scale_bound"),
         (lambda: additive(torch.zeros(2, 1)), "two channels"),
+        (lambda: AffineCoupling(torch.nn.Linear(2, 3))(torch.zeros(2, 4)), r"scales of shape"),
         (lambda: additive(torch.zeros(2, 3)), r"moved values of shape \(2, 2\)"),
     ],
 )

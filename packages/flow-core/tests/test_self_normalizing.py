@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from flow_core.base import StandardNormal
-from flow_core.combinators import Chain
+from flow_core.combinators import Chain, Invert
 from flow_core.dequantization import Dequantized, UniformDequantizer
 from flow_core.distributions import Flow
 from flow_core.jacobian import jacobian
@@ -205,6 +205,17 @@ def test_integer_data_are_trained_through_their_dequantization() -> None:
     assert terms.surrogate.shape == (3,)
 
 
+def test_layers_that_are_used_backwards_are_refused() -> None:
+    chain = Chain([Invert(SelfNormLinear(3)), SelfNormLinear(3)])
+    with pytest.raises(RuntimeError, match="each of 2 self-normalizing layers"):
+        TrainingSurrogate(Flow(StandardNormal((3,)), chain))(torch.randn(2, 3))
+
+
+def test_an_empty_batch_has_no_error() -> None:
+    flow = Flow(StandardNormal((3,)), SelfNormLinear(3))
+    assert torch.equal(TrainingSurrogate(flow)(torch.randn(0, 3)).reconstruction, torch.zeros(1))
+
+
 def test_a_model_without_such_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="train it on log_prob"):
         TrainingSurrogate(Flow(StandardNormal((3,)), ActNorm(3)))
@@ -212,15 +223,29 @@ def test_a_model_without_such_layers_is_refused() -> None:
 
 def test_geco_holds_errors_at_the_tolerance() -> None:
     geco = Geco(2, tolerance=0.5, rate=0.1, memory=0.5, initial=2.0)
-    geco.update(torch.tensor([1.5, 0.5]))
-    assert torch.allclose(geco.weights, torch.tensor([2 * math.exp(0.1), 2.0]))
-    geco.update(torch.tensor([0.0, 0.5]))
-    # The average is .75, still above the tolerance.
-    assert torch.allclose(geco.weights[0], torch.tensor(2 * math.exp(0.125)))
+    geco.update(torch.tensor([0.75, 0.5]))
+    assert torch.allclose(geco.weights, torch.tensor([2 * math.exp(0.05), 2.0]))
+    geco.update(torch.tensor([0.5, 0.5]))
+    # The average is .625, still a quarter above the tolerance.
+    assert torch.allclose(geco.weights[0], torch.tensor(2 * math.exp(0.075)))
     for _ in range(20):
         geco.update(torch.tensor([0.0, 0.5]))
     assert float(geco.weights[0]) < 2.0
     assert math.isclose(float(geco.weights[1]), 2.0, rel_tol=1e-6)
+
+
+def test_geco_survives_wild_errors() -> None:
+    geco = Geco(1, tolerance=0.1, rate=0.1)
+    geco.update(torch.tensor([math.nan]))
+    assert torch.equal(geco.weights, torch.ones(1))
+    for error in (1e30, math.inf, math.nan, 0.0):
+        geco.update(torch.tensor([error]))
+    assert 1.0 < float(geco.weights[0]) < 2.0
+    for _ in range(1000):
+        geco.update(torch.tensor([1.0]))
+    assert math.isclose(float(geco.weights[0]), 1e6, rel_tol=1e-3)
+    with pytest.raises(ValueError, match=r"shape \(1,\)"):
+        geco.update(torch.zeros(2))
 
 
 def test_geco_is_part_of_the_state() -> None:

@@ -14,6 +14,7 @@ from flow_core.dequantization import bits_per_dim
 from flow_core.diagnostics import trace_layers
 from flow_core.layers import (
     Geco,
+    InverseConv2d,
     Reconstruction,
     SelfNormConv2d,
     TrainingSurrogate,
@@ -27,7 +28,7 @@ from flow_apps.experiments.contraction import ContractionConfig
 from flow_apps.experiments.image_sets import ImagesConfig
 from flow_apps.experiments.integer_images import IntegerImageObjective
 from flow_apps.timing import Timing, time_calls
-from flow_apps.training import Batch, Objective, TrainingConfig, require
+from flow_apps.training import Batch, TrainingConfig, require
 
 _PICTURES = 36
 _TRACED = 16
@@ -85,6 +86,14 @@ class GlowConfig:
         default_factory=lambda: TrainingConfig(iterations=1000, batch_size=100)
     )
 
+    def __post_init__(self) -> None:
+        # Layers of one class share their code, which Dynamo compiles for a few of them only.
+        compiled = self.training.compile
+        require(not compiled, "compile: expected false, it is of no use for these models")
+        surrogate = self.flow.linear == "self-normalizing" and self.self_norm.surrogate
+        useless = self.self_norm.geco_rate is not None and not surrogate
+        require(not useless, "geco_rate: expected none, without a surrogate there is no weight")
+
 
 class GlowObjective(IntegerImageObjective):
     """Log-likelihood in nats of integer images, or the surrogate of self-normalizing flows.
@@ -100,11 +109,9 @@ class GlowObjective(IntegerImageObjective):
         layers = sum(isinstance(m, SelfNormConv2d) for m in self.net.modules())
         self.on_surrogate = bool(layers) and config.self_norm.surrogate
         self.geco = self._make_geco(layers) if self.on_surrogate else None
+        if not self.on_surrogate:
+            self._leave_approximate_inverses()
         self._errors: Tensor | None = None
-
-    def compile_model(self, batch_size: int) -> None:
-        """Compile the whole forward pass."""
-        Objective.compile_model(self, batch_size)
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean negative log-likelihood in nats; of the surrogate, with reconstruction errors."""
@@ -131,7 +138,13 @@ class GlowObjective(IntegerImageObjective):
     def audit(self) -> Mapping[str, object]:
         """Round trip, certified bounds, and times if asked for."""
         times = {name: asdict(timing) for name, timing in self._timings().items()}
-        return {**super().audit(), **({"timing": times} if times else {})}
+        bounds = {
+            name: layer.growth_bound()
+            for name, layer in self.bijection.named_modules()
+            if isinstance(layer, InverseConv2d)
+        }
+        figures: dict[str, object] = {"growth_bound": bounds} if bounds else {}
+        return {**super().audit(), **figures, **({"timing": times} if times else {})}
 
     def figures(self, folder: Path, step: int) -> None:
         """Samples and reconstructions; samples by approximate inverses where they are asked for."""
@@ -143,6 +156,12 @@ class GlowObjective(IntegerImageObjective):
                 approximate = self.flow.bijection.inverse(z)
             sheet = torch.cat([exact, approximate])
             self.draw_samples(sheet, folder / f"exact_above_approximate_{step:06d}.png")
+
+    def _leave_approximate_inverses(self) -> None:
+        """Exact gradients do not reach them, which processes that share gradients must know."""
+        for layer in self.net.modules():
+            if isinstance(layer, SelfNormConv2d):
+                layer.inverse_weight.requires_grad_(False)
 
     def _make_geco(self, layers: int) -> Geco | None:
         settings = self.config.self_norm

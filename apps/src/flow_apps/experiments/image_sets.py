@@ -1,6 +1,6 @@
 """Which images are trained on, and which parts of them are used for tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -97,6 +97,7 @@ def load_images(config: ImagesConfig) -> ImageSplits:
         ConfigError: If the set cannot be used like that.
     """
     parts = _LOADERS[config.data](config)
+    _require_alike(config, [parts.train, parts.validation, parts.test])
     if config.n_bits == 8:
         return parts
     if parts.train.levels != 256:
@@ -134,8 +135,21 @@ def _npz_images(config: ImagesConfig, part: str) -> ImageSet:
     if not files:
         raise DataError(root, f"files {part}*.npz", "none", "set data_root to their folder")
     sets = [load_npz_images(file) for file in files]
+    _require_alike(config, sets)
     images, labels = (torch.cat(t) for t in zip(*((s.images, s.labels) for s in sets), strict=True))
     return ImageSet(images, labels, 256, root.name)
+
+
+def _require_alike(config: ImagesConfig, sets: Sequence[ImageSet]) -> None:
+    """Refuse parts of different shapes, before anything is trained on one of them."""
+    shapes = sorted({(*images.shape, images.levels) for images in sets})
+    if len(shapes) > 1:
+        raise DataError(
+            config.data_root,
+            "images of one shape (channels, height, width, levels)",
+            ", ".join(map(str, shapes)),
+            "keep sets of different sizes in different folders",
+        )
 
 
 def _folder(config: ImagesConfig) -> ImageSplits:

@@ -51,7 +51,9 @@ class Reporter:
             "learning_rate": result.learning_rate,
             "seconds_per_step": self._recent_seconds(step),
         }
-        self.log(step, "train", means | rates | solver_effort(result.report))
+        self.log(
+            step, "train", means | rates | solver_effort(result.report) | growth(result.report)
+        )
         return f"loss {means['loss']:.4f}"
 
     def log(self, step: int, split: str, values: Mapping[str, object]) -> None:
@@ -80,6 +82,14 @@ def solver_effort(report: Report | None) -> dict[str, object]:
         if block.solves
     }
     return {"solver": blocks} if blocks else {}
+
+
+def growth(report: Report | None) -> dict[str, object]:
+    """Largest growth per inverse convolution, under the key `growth`."""
+    if report is None:
+        return {}
+    grown = {name: b.growth for name, b in report.summary().items() if b.growth is not None}
+    return {"growth": grown} if grown else {}
 
 
 def last_tests(folder: RunFolder) -> dict[str, object]:

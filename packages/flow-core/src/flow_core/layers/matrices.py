@@ -134,12 +134,18 @@ class OrthogonalMatrix(RotationMatrix):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.generator = nn.Parameter(torch.randn(size, size))
+        # A norm that does not grow with the size keeps the exponential accurate in float32.
+        self.generator = nn.Parameter(torch.randn(size, size) / size**0.5)
 
     def dense(self) -> Tensor:
         """exp(A − Aᵀ)."""
         rotation: Tensor = torch.linalg.matrix_exp(self.generator - self.generator.mT)
         return rotation
+
+    def solve(self, columns: Tensor) -> Tensor:
+        """By LU factorisation: of many channels the exponential is orthogonal to 1e-5 only."""
+        solved: Tensor = torch.linalg.solve(self.dense(), columns)
+        return solved
 
 
 @final

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -49,16 +50,19 @@ class SplitPrior(Bijection):
         last = nn.Linear(hidden, 2 * leaving)
         return cls(nn.Sequential(nn.Linear(staying, hidden), nn.SiLU(), _zero(last)))
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """(x − μ)·e^(−s)."""
         mean, log_scale = self._condition(x, context)
         return (x - mean) * (-log_scale).exp()
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """y·e^s + μ."""
         mean, log_scale = self._condition(y, context)
         return y * log_scale.exp() + mean
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
@@ -66,6 +70,7 @@ class SplitPrior(Bijection):
         mean, log_scale = self._condition(x, context)
         return (x - mean) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:

@@ -45,7 +45,8 @@ class FlowConfig:
         coupling_width: Channels inside the networks of couplings and split priors.
         macow_width: Channels inside masked convolutions, as a multiple of theirs.
         split_prior: Whether half of the channels leave after every block of a glow but the last.
-        activation: Between linear layers; none for a glow that has couplings only.
+        activation: Between linear layers; none for a glow that has couplings only. selu is not
+            onto the real line: its flow has a mass below one, and samples out of reach are NaN.
         n_bins: Bins of spline activations.
         tail_bound: Spline activations are linear beyond.
         individual: Whether every value of an image has a spline of its own.
@@ -80,8 +81,8 @@ class FlowConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value}")
-        if not 0 <= self.alpha < 0.5:
-            raise ValueError(f"alpha: expected in [0, 0.5), got {self.alpha}")
+        if not 0 < self.alpha < 0.5:  # at 0 the likelihood of black pixels is not finite
+            raise ValueError(f"alpha: expected in (0, 0.5), got {self.alpha}")
         if self.architecture == "fully-connected" and self.linear not in _OF_VECTORS:
             names = " or ".join(_OF_VECTORS)
             raise ValueError(f"linear: expected {names} for vectors, got {self.linear}")

@@ -38,6 +38,9 @@ from flow_core.layers.activations import SELU
 from flow_core.models.config import Activation, CouplingKind, FlowConfig, Linear, Mixing
 
 Shape: TypeAlias = tuple[int, int, int]
+# Glow standardises every channel that varies at all.
+_VARIANCE_FLOOR = 1e-8
+
 Maker: TypeAlias = Callable[[FlowConfig, Shape], Bijection]
 
 
@@ -74,7 +77,8 @@ def coupling_layers(config: FlowConfig, channels: int) -> Iterator[Bijection]:
 def actnorm_layers(config: FlowConfig, channels: int) -> Iterator[Bijection]:
     """The ActNorm of a step, if there is one."""
     if config.actnorm:
-        yield ActNorm(channels, log_scale_bound=config.actnorm_bound)
+        floor = _VARIANCE_FLOOR
+        yield ActNorm(channels, variance_floor=floor, log_scale_bound=config.actnorm_bound)
 
 
 def _after_conv1x1(make: Maker) -> Maker:

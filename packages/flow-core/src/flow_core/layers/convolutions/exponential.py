@@ -12,13 +12,16 @@ from flow_core.layers.convolutions.dense import same_conv2d
 from flow_core.lipschitz import LipschitzConv2d
 from flow_core.rounding import without_rounding
 
+_LARGEST = 50.0
+
 
 @final
 class ExponentialConv2d(Bijection):
     """y = exp(K)·x = Σ Kⁿx/n! with a zero-padded convolution K of bounded spectral norm.
 
     log|det ∂y/∂x| = tr K = h·w·Σ of the centre tap's diagonal, and the inverse is exp(−K). The
-    series ends where its remainder is below rounding: |Σ_{n>N}| ≤ 2·‖K‖^(N+1)/(N+1)! for ‖K‖ < 1.
+    series ends where its remainder is below rounding: |Σ_{n>N}| ≤ 2·κ^(N+1)/(N+1)! for N ≥ 2κ, with
+    κ = √(‖K‖₁‖K‖_∞) ≥ ‖K‖ from sums of taps, whatever has happened to the weights.
     Source: Hoogeboom et al. 2020 (The Convolution Exponential).
 
     Args:
@@ -60,10 +63,11 @@ class ExponentialConv2d(Bijection):
 
     def terms(self, dtype: torch.dtype) -> int:
         """Terms of the series after which the remainder is below rounding."""
-        remainder, count = 2.0 * self.conv.coeff, 0
-        while remainder > torch.finfo(dtype).eps:
+        bound = _norm_bound(self._kernel())
+        remainder, count = 2.0 * bound, 0
+        while remainder > torch.finfo(dtype).eps or count < 2 * bound:
             count += 1
-            remainder *= self.conv.coeff / (count + 1)
+            remainder *= bound / (count + 1)
         return count
 
     def _kernel(self) -> Tensor:
@@ -88,3 +92,20 @@ class ExponentialConv2d(Bijection):
         expected = (self.conv.weight.shape[0], *self.conv.map_size)
         if x.shape[1:] != expected:
             raise ValueError(f"expected images of shape {expected}, got a batch {tuple(x.shape)}")
+
+
+@torch.no_grad()
+def _norm_bound(kernel: Float[Tensor, "channels channels size size"]) -> float:
+    """√(‖K‖₁‖K‖_∞) ≥ ‖K‖₂ of the zero-padded convolution.
+
+    Raises:
+        ValueError: If the kernel is not finite, or so large that its exponential is not.
+    """
+    magnitudes = kernel.double().abs().sum((2, 3))
+    bound = float((magnitudes.sum(0).max() * magnitudes.sum(1).max()).sqrt())
+    if not bound < _LARGEST:
+        raise ValueError(
+            f"expected a kernel of norm about one, got sums of taps of {bound:.3g}; call "
+            "update_lipschitz after every optimizer step"
+        )
+    return bound

@@ -27,9 +27,10 @@ class InverseConv2d(Bijection):
     one convolution. Wrapped in `Invert` the convolution is the direction of training: CInC Flow,
     and with four groups of all orders FInC Flow.
 
-    T⁻¹ is a recursion over pixels and can grow exponentially with the size of the image. With a
-    `tap_bound` ρ < 1 the taps are scaled so that Σ‖A⁻¹K_ij‖_∞ ≤ ρ over all taps but the last, and
-    then ‖z‖_∞ ≤ ‖A⁻¹‖_∞·‖x‖_∞/(1 − ρ) whatever the size. `record()` collects max|z|/max|x|.
+    T⁻¹ is a recursion over pixels and channels and can grow exponentially with their number. With a
+    `tap_bound` ρ < 1 the taps of each channel, the last one below its diagonal D among them, are
+    scaled so that the magnitudes of D⁻¹K add up to at most ρ, and then
+    ‖z‖_∞ ≤ ‖D⁻¹‖_∞·‖x‖_∞/(1 − ρ) whatever the size. `record()` collects max|z|/max|x|.
 
     Source: Nagar et al. 2025 (Inverse-Flow), Kallapa et al. 2023 (FInC Flow).
 
@@ -83,7 +84,7 @@ class InverseConv2d(Bijection):
         return taps if self.tap_bound is None else bounded_taps(taps, self.tap_bound)
 
     def growth_bound(self) -> float:
-        """A proven upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where there is none."""
+        """An upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where none is known."""
         return growth_bound(self.taps())
 
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flow_core.bijection import Bijection, Context
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
 from flow_core.layers.couplings.scales import BoundedExp, ScaleFunction
+from flow_core.rounding import without_rounding
 
 
 class Coupling(Bijection):
@@ -27,16 +28,19 @@ class Coupling(Bijection):
     def _moves(self, raw: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """t and log s of the shape of `moved`."""
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """(x₁, (x₂ + t)·s)."""
         still, moved, shift, log_scale = self._conditioned(x)
         return torch.cat([still, (moved + shift) * log_scale.exp()], 1)
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """(y₁, y₂/s − t)."""
         still, moved, shift, log_scale = self._conditioned(y)
         return torch.cat([still, moved * (-log_scale).exp() - shift], 1)
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
@@ -45,6 +49,7 @@ class Coupling(Bijection):
         y = torch.cat([still, (moved + shift) * log_scale.exp()], 1)
         return y, log_scale.flatten(1).sum(1)
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
@@ -59,13 +64,12 @@ class Coupling(Bijection):
             raise ValueError(f"expected at least two channels in dimension 1, got {tuple(x.shape)}")
         half = x.shape[1] // 2
         still, moved = x[:, :half], x[:, half:]
-        # Under autocast the conditioner may be rough: it is the same one in both directions.
-        raw = cast(Tensor, self.conditioner(still)).to(x.dtype)
+        raw = cast(Tensor, self.conditioner(still))
         shift, log_scale = self._moves(raw, moved)
-        if shift.shape != moved.shape:
+        if not shift.shape == log_scale.shape == moved.shape:
             raise ValueError(
                 f"expected a conditioner for moved values of shape {tuple(moved.shape)}, got "
-                f"shifts of shape {tuple(shift.shape)}"
+                f"shifts of shape {tuple(shift.shape)} and scales of shape {tuple(log_scale.shape)}"
             )
         return still, moved, shift, log_scale
 

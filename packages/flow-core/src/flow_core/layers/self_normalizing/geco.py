@@ -1,21 +1,24 @@
 """Weights of reconstruction errors that keep them at a tolerance."""
 
+import math
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-_LARGEST_STEP = 10.0
+_LARGEST = math.log(1e6)
 
 
 @final
 class Geco(nn.Module):
     """One weight λ per layer that grows while its reconstruction error is above a tolerance.
 
-    λ ← λ·exp(η·(ē − τ)) with ē an exponential moving average of the error. Source: Rezende & Viola
-    2018 (Taming VAEs), Algorithm 1; the released code of Self Normalizing Flows leaves τ out, so
-    that its weights only grow.
+    λ ← λ·exp(η·c), c = ē/τ − 1 within [−1, 1], with ē an exponential moving average of the error:
+    weights fall as quickly as they rise. Source: Rezende & Viola 2018 (Taming VAEs), Algorithm 1,
+    with a constraint relative to τ; the released code of Self Normalizing Flows leaves τ out, so
+    that its weights only grow. Weights stay within a factor of 1e6 of one; an error that is not
+    finite is passed over.
 
     Args:
         layers: Number of weights.
@@ -55,9 +58,18 @@ class Geco(nn.Module):
 
     @torch.no_grad()
     def update(self, errors: Float[Tensor, " layers"]) -> None:
-        """Take the errors of a step into account; call it after the optimizer step."""
+        """Take the errors of a step into account; call it after the optimizer step.
+
+        Raises:
+            ValueError: If there is not one error per layer.
+        """
+        if errors.shape != self.average.shape:
+            raise ValueError(
+                f"expected errors of shape {tuple(self.average.shape)}, got {tuple(errors.shape)}"
+            )
         errors = errors.detach().to(self.average)
         mixed = self.memory * self.average + (1 - self.memory) * errors
-        self.average.copy_(torch.where(self.average.isnan(), errors, mixed))
-        step = self.rate * (self.average - self.tolerance)
-        self.log_weights.add_(step.clamp(max=_LARGEST_STEP))
+        average = torch.where(self.average.isnan(), errors, mixed)
+        self.average.copy_(torch.where(errors.isfinite(), average, self.average))
+        constraint = (self.average / self.tolerance - 1).nan_to_num().clamp(-1, 1)
+        self.log_weights.add_(self.rate * constraint).clamp_(-_LARGEST, _LARGEST)

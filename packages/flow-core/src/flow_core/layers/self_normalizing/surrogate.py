@@ -90,6 +90,7 @@ class TrainingSurrogate(nn.Module):
 
     Raises:
         ValueError: If the model has no self-normalizing layer: train it on `log_prob`.
+        RuntimeError: If a pass does not use every such layer once, in its own direction.
     """
 
     if TYPE_CHECKING:
@@ -116,6 +117,11 @@ class TrainingSurrogate(nn.Module):
             surrogate = self.model(x, context)
         finally:
             COLLECTOR.reset(token)
+        if len(collector.errors) != self.layers:
+            raise RuntimeError(
+                f"expected each of {self.layers} self-normalizing layers to be used once, in its "
+                f"own direction, got {len(collector.errors)} uses; take them out of Invert"
+            )
         return SurrogateTerms(surrogate, torch.stack(collector.errors))
 
 
@@ -134,4 +140,4 @@ def approximate_inverses() -> Generator[None]:
 
 
 def _mean_square(difference: Tensor) -> Tensor:
-    return difference.flatten(1).square().sum(1).mean()
+    return difference.square().sum() / max(len(difference), 1)
