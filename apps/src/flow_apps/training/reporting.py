@@ -51,9 +51,7 @@ class Reporter:
             "learning_rate": result.learning_rate,
             "seconds_per_step": self._recent_seconds(step),
         }
-        self.log(
-            step, "train", means | rates | solver_effort(result.report) | growth(result.report)
-        )
+        self.log(step, "train", means | rates | effort(result.report))
         return f"loss {means['loss']:.4f}"
 
     def log(self, step: int, split: str, values: Mapping[str, object]) -> None:
@@ -68,28 +66,22 @@ class Reporter:
         return (now - seconds) / max(step - previous, 1)
 
 
-def solver_effort(report: Report | None) -> dict[str, object]:
-    """Evaluations, residual and failures per block, under the key `solver`."""
+def effort(report: Report | None) -> dict[str, object]:
+    """What blocks cost, under `solver`, and how much inverse convolutions grew, under `growth`."""
     if report is None:
         return {}
-    blocks = {
+    summary = report.summary()
+    solver = {
         name: {
             "evaluations": block.evaluations,
             "residual": block.residual,
             "failures": block.failures,
         }
-        for name, block in report.summary().items()
+        for name, block in summary.items()
         if block.solves
     }
-    return {"solver": blocks} if blocks else {}
-
-
-def growth(report: Report | None) -> dict[str, object]:
-    """Largest growth per inverse convolution, under the key `growth`."""
-    if report is None:
-        return {}
-    grown = {name: b.growth for name, b in report.summary().items() if b.growth is not None}
-    return {"growth": grown} if grown else {}
+    growth = {name: block.growth for name, block in summary.items() if block.growth is not None}
+    return {key: value for key, value in (("solver", solver), ("growth", growth)) if value}
 
 
 def last_tests(folder: RunFolder) -> dict[str, object]:
