@@ -2,17 +2,25 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from flow_core.blocks import Monotone, Residual, with_estimator
 from flow_core.lipschitz import LipschitzLayer, update_lipschitz
-from flow_core.maps import DenseLinearization, DenseNet, FeedForwardNet, LipschitzMap, frozen
+from flow_core.maps import (
+    DenseBound,
+    DenseLinearization,
+    DenseNet,
+    FeedForwardNet,
+    LipschitzMap,
+    frozen,
+)
 from flow_core.maps.dense_functions import concatenation
 from flow_logdet import Fixed, Krylov, Recompute
 from flow_solvers import BoundMap
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Case = tuple[LipschitzMap, Tensor, Tensor | None]
 
@@ -47,6 +55,20 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "plain-context": lambda: (FeedForwardNet(3, [10], context_features=2), *_vectors(3, 2)),
 }
+
+
+class Concatenations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
+    """How long the results of torch.cat are."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
+        self.lengths: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.cat:
+            self.lengths.append(len(result))
+        return result
 
 
 @pytest.fixture(params=list(CASES))
@@ -96,6 +118,17 @@ def test_linearization_is_the_jacobian(case: Case) -> None:
     torch.testing.assert_close(
         lin.vjp(t).reshape(2, len(x), n), torch.einsum("bij,pbi->pbj", jac, flat)
     )
+
+
+@pytest.mark.parametrize("name", ["dense-1d-crelu", "dense-2d", "dense-2d-context"])
+def test_layers_are_joined_without_copies_where_no_graph_is_wanted(name: str) -> None:
+    net, w, context = _moved(name)
+    bound = cast(DenseBound, net.bind(context))
+    expected = bound.value_and_jacobian(w)
+    with torch.no_grad(), Concatenations() as concatenations:
+        found = bound.value_and_jacobian(w)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert max(concatenations.lengths, default=0) <= bound.weights[1].shape[1] - w.shape[1]
 
 
 def test_products_are_differentiable(case: Case) -> None:

@@ -23,6 +23,7 @@ from flow_solvers import (
     Status,
     Tolerance,
     resolvent,
+    samples,
 )
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
@@ -38,6 +39,7 @@ def function(w: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 @dataclass
 class Counter:
     evaluations: int = 0
+    rows: int = 0
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Sines(FusedMap):
 
     def value_and_jacobian(self, w: Tensor) -> tuple[Tensor, Tensor]:
         self.counter.evaluations += 1
+        self.counter.rows += len(w)
         slope = torch.cos(8 * (w @ self.matrix.mT + self.shift))
         return self(w), slope.unsqueeze(2) * self.matrix
 
@@ -153,8 +156,45 @@ def test_looking_less_often_costs_at_most_the_last_look() -> None:
     assert three.calls == max(one.calls, 3)
 
 
-def test_the_linearization_belongs_to_the_value() -> None:
-    bound, x = problem()
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_solved_samples_of_a_large_batch_are_left_behind(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound, x = problem(3000, evaluations_at_once=at_once)
+    together, _ = problem(3000, evaluations_at_once=at_once)
+    solution = Newton().solve(bound, x, x, Tolerance())
+    monkeypatch.setattr(samples, "_COMPACT_FROM_NUMEL", x.numel() + 1)
+    expected = Newton().solve(together, x, x, Tolerance())
+    assert solution.all_converged
+    torch.testing.assert_close(solution.value, expected.value, rtol=0, atol=1e-15)
+    assert torch.equal(solution.evaluations, expected.evaluations)
+    assert solution.calls == expected.calls
+    assert together.counter.rows == expected.calls * 3000
+    assert bound.counter.rows < 0.75 * together.counter.rows
+    assert solution.linearization is not None
+    at = bound.linearize(solution.value)
+    torch.testing.assert_close(solution.linearization.jacobian(), at.jacobian())
+    torch.testing.assert_close(solution.linearization.value, at.value)
+
+
+@pytest.mark.parametrize("budget", [8, 10])
+def test_what_is_left_when_the_budget_ends_keeps_its_place(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound, x = problem(3000)
+    solution = Newton(budget=budget).solve(bound, x, x, TIGHT)
+    assert solution.calls <= budget
+    assert bound.counter.rows < budget * 3000
+    monkeypatch.setattr(samples, "_COMPACT_FROM_NUMEL", x.numel() + 1)
+    expected = Newton(budget=budget).solve(bound, x, x, TIGHT)
+    assert 0 < int((expected.status == Status.BUDGET).sum()) < 3000
+    assert torch.equal(solution.status, expected.status)
+    torch.testing.assert_close(solution.residual, expected.residual, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("batch", [7, 3000])
+def test_the_linearization_belongs_to_the_value(batch: int) -> None:
+    bound, x = problem(batch)
     solution = resolvent(bound, x, tolerance=TIGHT)
     assert solution.linearization is not None
     at = bound.linearize(solution.value)

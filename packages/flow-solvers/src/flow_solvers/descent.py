@@ -5,6 +5,7 @@ pure functions of tensors, which a map may compile as a whole, several evaluatio
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flow_solvers import samples
-from flow_solvers.maps import FusedMap, PureMap
+from flow_solvers.maps import FusedMap, Index, PureMap
 from flow_solvers.shifted import solve_shifted
 from flow_solvers.solution import Solution, Status
 from flow_solvers.tolerance import Tolerance
@@ -69,20 +70,51 @@ class Descent:
         norm = torch.full_like(x[:, 0], math.inf)
         self.best = Best(start, x, norm, zeros == 0, zeros, zeros.clone())
         self.calls = 0
+        self._wider: list[tuple[Index, FusedMap, Tensor, tuple[Tensor, ...]]] = []
 
     def run(self, budget: int) -> bool:
-        """Whether every sample was solved; else one was given up, or one evaluation is left."""
+        """Whether every sample was solved; else one was given up, or one evaluation is left.
+
+        Once half of a large batch is solved, the rest goes on alone.
+        """
+        solved = self._run(budget)
+        self._widen()
+        return solved
+
+    def _run(self, budget: int) -> bool:
         while self.calls + 1 < budget:
             steps = 1 if self.calls else min(self._limits.steps, budget - 1)
             self.calls += steps
             limits = self._limits._replace(steps=steps)
-            results = self._bound.run(_descend, self._next, self._x, self.best, limits)
-            self._next, self._value, self._jacobian, counts, *best = results
-            self.best = Best(*best)
+            counts, *state = self._bound.run(_descend, self._next, self._x, self.best, limits)
+            self._take(state)
             unsolved, hopeless = counts.tolist()
             if hopeless or not unsolved:
                 return not unsolved
+            if samples.worth_compacting(unsolved, self._x):
+                self._narrow()
         return False
+
+    def _take(self, state: Sequence[Tensor]) -> None:
+        self._next, self._value, self._jacobian, *best = state
+        self.best = Best(*best)
+
+    def _state(self) -> tuple[Tensor, ...]:
+        return (self._next, self._value, self._jacobian, *self.best)
+
+    def _narrow(self) -> None:
+        """Leave the solved samples behind."""
+        index = self.best.unsolved.nonzero().flatten()
+        self._wider.append((index, self._bound, self._x, self._state()))
+        self._bound, self._x = self._bound.select(index), self._x[index]
+        self._take([t[index] for t in self._state()])
+
+    def _widen(self) -> None:
+        """Put what was found for some samples in their places."""
+        while self._wider:
+            index, self._bound, self._x, state = self._wider.pop()
+            parts = zip(state, self._state(), strict=True)
+            self._take([whole.index_copy(0, index, part) for whole, part in parts])
 
     def solution(self) -> Solution:
         """What was found, once `run` has said that all is solved."""
@@ -105,7 +137,7 @@ def _descend(
     best: Best,
     limits: Limits,
 ) -> tuple[Tensor, ...]:
-    """Next iterate, G and J at the last one, how many are unsolved and hopeless, the best ones."""
+    """How many are unsolved and hopeless, the next iterate, G and J at the last one, the best."""
     ahead, value, jacobian = w, w, w
     for _ in range(limits.steps):
         w = ahead
@@ -116,7 +148,7 @@ def _descend(
         ahead = torch.where(solved.unsqueeze(1), w, ahead)
     hopeless = (best.stale >= limits.patience) | best.norm.isinf()
     counts = torch.stack((best.unsolved.sum(), hopeless.sum()))
-    return ahead, value, jacobian, counts, *best
+    return counts, ahead, value, jacobian, *best
 
 
 def _judge(

@@ -13,8 +13,6 @@ from flow_solvers.maps import BoundMap, Index, Linearization
 from flow_solvers.solution import Solution, Status
 from flow_solvers.tolerance import Tolerance
 
-# Re-indexing a map costs several small operations: it pays only where an evaluation is not small.
-_COMPACT_FROM_NUMEL = 4096
 # Reading a flag waits for everything that a CUDA device has queued.
 _CALLS_PER_SYNC_CUDA = 3
 
@@ -200,9 +198,8 @@ class _Iteration:
         self.waiting.append(self.done)
 
     def _compact(self) -> None:
-        """Leave the finished samples behind once they are the majority."""
-        rows = self.done.numel()
-        if 2 * self.finished < rows or self.w.numel() < _COMPACT_FROM_NUMEL:
+        """Leave the finished samples behind once they are half of the batch."""
+        if not samples.worth_compacting(self.done.numel() - self.finished, self.w):
             return
         index = torch.nonzero(self.done.logical_not()).flatten()
         part = self._part()
@@ -263,8 +260,8 @@ def iterate(
     """Drive `method` on w + G(w) = x until every sample is solved or given up.
 
     Solved samples are frozen; a sample that has not improved on its best residual for `patience`
-    evaluations has stalled; one that never had a finite residual is given up at once. Once more
-    than half of a large batch is finished, the rest goes on alone.
+    evaluations has stalled; one that never had a finite residual is given up at once. Once half of
+    a large batch is finished, the rest goes on alone.
 
     Raises:
         ValueError: `budget` is not positive, or G changes the shape.

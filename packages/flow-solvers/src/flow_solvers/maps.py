@@ -142,6 +142,10 @@ class FusedMap(ABC):
     ) -> Linearization:
         """The linearization that has these numbers."""
 
+    @abstractmethod
+    def select(self, index: Index) -> "FusedMap":
+        """The map for a subset of the batch."""
+
 
 def fused(bound: BoundMap, w: Shaped[Tensor, " batch *shape"]) -> FusedMap | None:
     """The map itself where it can be run as a whole at w."""

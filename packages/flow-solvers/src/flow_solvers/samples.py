@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Up to here a sample's whole Jacobian costs little more than one product with it.
 SMALL_DIMENSION = 4
+# Re-indexing a map costs several small operations: it pays only where an evaluation is not small.
+_COMPACT_FROM_NUMEL = 1024
 
 
 def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
@@ -34,6 +36,11 @@ def per_sample(
 ) -> Shaped[Tensor, " batch *ones"]:
     """A number per sample, shaped to broadcast against `like`."""
     return numbers.reshape(numbers.shape + (1,) * (like.dim() - 1))
+
+
+def worth_compacting(unfinished: int, like: Shaped[Tensor, " batch *shape"]) -> bool:
+    """Whether the unfinished samples, at most half of a large batch, should go on alone."""
+    return 2 * unfinished <= like.shape[0] and like.numel() >= _COMPACT_FROM_NUMEL
 
 
 def dot(a: Float[Tensor, " batch dim"], b: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:

@@ -137,21 +137,48 @@ def dense_value_and_jacobian(
     Works on `(channels, 1 + dim, batch)`: row 0 carries the value and the others the unit
     tangents, so that a layer is one product; the batch comes last because layers are narrow.
     """
-    h = _value_and_unit_rows(w)
+    in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    join = _JoinedInPlace(weights[-1].shape[1], w) if in_place else _joined
+    batch, d = w.shape
+    units = torch.eye(d, dtype=w.dtype, device=w.device).unsqueeze(-1).expand(d, d, batch)
+    h = join(None, w.T, units)
     for i, activation in enumerate(activations):
         value, tangents = _layer_rows(h, weights[i], biases[i])
         value = value + features[i].T if features else value
         value, slope = activation.value_and_slope(value, 0)
         tangents = slope.unsqueeze(1) * spread(tangents, slope.shape[0] // len(tangents), 0)
-        h = torch.cat([h, torch.cat([value.unsqueeze(1), tangents], 1)])
+        h = join(h, value, tangents)
     value, tangents = _layer_rows(h, weights[-1], biases[-1])
     return value.T, tangents.permute(2, 0, 1)
 
 
-def _value_and_unit_rows(w: Float[Tensor, "batch dim"]) -> Float[Tensor, "dim rows batch"]:
-    batch, d = w.shape
-    units = torch.eye(d, dtype=w.dtype, device=w.device).unsqueeze(-1).expand(d, d, batch)
-    return torch.cat([w.T.unsqueeze(1), units], 1)
+def _joined(
+    h: Float[Tensor, "read rows batch"] | None,
+    value: Float[Tensor, "write batch"],
+    tangents: Float[Tensor, "write dim batch"],
+) -> Float[Tensor, "channels rows batch"]:
+    """h and below it [value, tangents]."""
+    rows = torch.cat([value.unsqueeze(1), tangents], 1)
+    return rows if h is None else torch.cat([h, rows])
+
+
+class _JoinedInPlace:
+    """`_joined` without a copy of h: what a layer writes follows h in memory."""
+
+    def __init__(self, channels: int, w: Float[Tensor, "batch dim"]) -> None:
+        batch, d = w.shape
+        self._room = w.new_empty(channels, 1 + d, batch)
+
+    def __call__(
+        self,
+        h: Float[Tensor, "read rows batch"] | None,
+        value: Float[Tensor, "write batch"],
+        tangents: Float[Tensor, "write dim batch"],
+    ) -> Float[Tensor, "channels rows batch"]:
+        start = 0 if h is None else len(h)
+        rows = self._room[start : start + len(value)]
+        rows[:, 0], rows[:, 1:] = value, tangents
+        return self._room[: start + len(value)]
 
 
 def _layer_rows(
