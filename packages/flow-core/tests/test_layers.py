@@ -99,18 +99,21 @@ RANK_SCRIPT = """
 import sys
 import torch
 import torch.distributed as dist
+from flow_core.layers import Geco
 from flow_core.statistics import channel_moments, true_on_all_ranks
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 x = torch.load(f"{folder}/x.pt", weights_only=True)
 moments = channel_moments(x[:7] if rank == 0 else x[7:])
 agreed = [true_on_all_ranks(torch.tensor([True, value])) for value in (True, rank == 0)]
-torch.save((*moments, torch.tensor(agreed)), f"{folder}/{rank}.pt")
+geco = Geco(1, tolerance=2.0, rate=0.1)
+geco.update(torch.tensor([1.0 + 4 * rank]))
+torch.save((*moments, torch.tensor(agreed), geco.weights), f"{folder}/{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def test_moments_of_two_unequal_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+def test_two_unequal_ranks_agree_with_one_process(tmp_path: Path) -> None:
     x = batch(30, 3, 2, 2) * 2 + 5
     torch.save(x, tmp_path / "x.pt")
     command = [sys.executable, "-c", RANK_SCRIPT]
@@ -118,10 +121,12 @@ def test_moments_of_two_unequal_ranks_are_those_of_one_process(tmp_path: Path) -
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     rows = x.transpose(0, 1).flatten(1)
     for rank in range(2):
-        mean, variance, agreed = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        mean, variance, agreed, weights = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert torch.allclose(mean, rows.mean(1), rtol=1e-12)
         assert torch.allclose(variance, rows.var(1), rtol=1e-12)
         assert agreed.tolist() == [True, False]
+        # Errors of 1 and 5 are together half above the tolerance of 2.
+        assert torch.allclose(weights, torch.tensor([math.exp(0.05)]))
 
 
 def test_squeeze_orders_channels_by_channel_row_column() -> None:

@@ -1,6 +1,7 @@
 """Self-normalizing layers: gradients without determinants, and what is said about them."""
 
 import math
+from typing import TypeVar
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ from flow_core.layers.self_normalizing.layers import tap_counts, transposed
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
+SelfNorm = TypeVar("SelfNorm", SelfNormConv2d, SelfNormLinear)
+
 
 def batch(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -45,7 +48,7 @@ def exact_inverse(layer: SelfNormConv2d) -> None:
         layer.inverse_weight.copy_(inverse[:, :, None, None])
 
 
-def jittered(layer: SelfNormConv2d) -> SelfNormConv2d:
+def jittered(layer: SelfNorm) -> SelfNorm:
     with torch.no_grad():
         for i, p in enumerate(layer.parameters()):
             p.add_(0.1 * batch(*p.shape, seed=i).to(p))
@@ -176,6 +179,26 @@ def test_inverses_are_exact_unless_asked_otherwise() -> None:
     centred = y - layer.bias.view(-1, 1, 1)
     assert torch.allclose(approximate, conv2d(centred, layer.inverse_weight, padding=1))
     assert torch.allclose(layer.inverse(y), x, atol=1e-10)
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_the_log_det_of_an_approximate_inverse_is_its_own(vectors: bool) -> None:
+    layer: SelfNormConv2d | SelfNormLinear = (
+        jittered(SelfNormLinear(6).double())
+        if vectors
+        else jittered(SelfNormConv2d(2, 3, (3, 4)).double())
+    )
+    y = batch(1, 6) if vectors else batch(1, 2, 3, 4)
+
+    def inverse(flat: Tensor) -> Tensor:
+        return layer.inverse(flat.view(y.shape)).flatten()
+
+    with approximate_inverses():
+        _, log_det = layer.inverse_and_log_det(y)
+        matrix: Tensor = torch.func.jacrev(inverse)(y.flatten())
+    expected: Tensor = torch.linalg.slogdet(matrix).logabsdet
+    assert torch.allclose(log_det, expected)
+    assert not torch.allclose(log_det, layer.inverse_and_log_det(y)[1])
 
 
 def test_training_on_the_surrogate_improves_the_exact_likelihood() -> None:

@@ -38,6 +38,13 @@ def true_on_all_ranks(condition: Bool[Tensor, "*shape"]) -> bool:
     return not bool(_sum_over_ranks(failures))
 
 
+def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The mean over all ranks of what each of them has."""
+    weighed = torch.cat([values.detach().flatten(), values.new_ones(1)])
+    totals = _sum_over_ranks(weighed)
+    return (totals[:-1] / totals[-1]).view(values.shape)
+
+
 def _sum_over_ranks(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)

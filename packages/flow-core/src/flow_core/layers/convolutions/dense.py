@@ -54,17 +54,18 @@ class DenseConv2d(Bijection):
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """W∗x + b and log|det W|."""
-        return self.transform(x, context=context), self._log_det(x)
+        return self.transform(x, context=context), self._log_det(self.weight, x)
 
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """The solution of W∗x = y − b, and −log|det W|."""
-        return self.inverse(y, context=context), -self._log_det(y)
+        return self.inverse(y, context=context), -self._log_det(self.weight, y)
 
     @without_rounding
-    def _log_det(self, x: Tensor) -> Tensor:
-        return dense_log_abs_det(self.weight, self.map_size).expand(x.shape[0])
+    def _log_det(self, weight: Tensor, x: Tensor) -> Tensor:
+        """log|det| of the convolution with a kernel, for every image."""
+        return dense_log_abs_det(weight, self.map_size).expand(x.shape[0])
 
     def _solve(self, y: Tensor) -> Tensor:
         """Solve W∗x = y − b."""

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flow_core.statistics import mean_over_ranks
+
 _LARGEST = math.log(1e6)
 
 
@@ -60,6 +62,8 @@ class Geco(nn.Module):
     def update(self, errors: Float[Tensor, " layers"]) -> None:
         """Take the errors of a step into account; call it after the optimizer step.
 
+        Ranks that train together use the mean of theirs.
+
         Raises:
             ValueError: If there is not one error per layer.
         """
@@ -67,7 +71,7 @@ class Geco(nn.Module):
             raise ValueError(
                 f"expected errors of shape {tuple(self.average.shape)}, got {tuple(errors.shape)}"
             )
-        errors = errors.detach().to(self.average)
+        errors = mean_over_ranks(errors.to(self.average))
         mixed = self.memory * self.average + (1 - self.memory) * errors
         average = torch.where(self.average.isnan(), errors, mixed)
         self.average.copy_(torch.where(errors.isfinite(), average, self.average))

@@ -22,8 +22,9 @@ class SelfNormConv2d(DenseConv2d, SelfNormalizing):
 
     All methods are exact, as those of `ExactConv2d`. Inside a `TrainingSurrogate` the gradient of
     log|det| is taken from R instead: ∂/∂W = T(R)⊙m with T the transposed convolution and m the
-    number of pixels that see a tap. Inside `approximate_inverses` the inverse is R∗(y − b).
-    Source: Keller et al. 2021, eqs. 6-12.
+    number of pixels that see a tap. Inside `approximate_inverses` the inverse is R∗(y − b), and its
+    log-determinant log|det R|: the density of what is sampled there is exact, that of other samples
+    is not. Source: Keller et al. 2021, eqs. 6-12.
 
     Args:
         channels: Channels of the images.
@@ -53,6 +54,14 @@ class SelfNormConv2d(DenseConv2d, SelfNormalizing):
         collector.collect(self._check(x), self.weight, self.inverse_weight)
         y = _HalfGradients.apply(x, self.weight, self.inverse_weight, self.bias)
         return cast(Tensor, y), self._stand_in().expand(x.shape[0])
+
+    def inverse_and_log_det(
+        self, y: Tensor, *, context: Context = None
+    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+        """The inverse and its log-determinant; inside `approximate_inverses` those of R∗(y − b)."""
+        if not APPROXIMATE.get():
+            return super().inverse_and_log_det(y, context=context)
+        return self.inverse(y, context=context), self._log_det(self.inverse_weight, y)
 
     def _stand_in(self) -> Tensor:
         """0 up to rounding, with half of the gradient of log|det W| for W and −log|det R| for R."""
@@ -98,7 +107,7 @@ class SelfNormLinear(Bijection):
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W⁻¹·(y − b) and −log|det W|."""
+        """W⁻¹·(y − b) and −log|det W|; inside `approximate_inverses` R·(y − b) and log|det R|."""
         x, log_det = self.conv.inverse_and_log_det(self._pixel(y), context=context)
         return x.flatten(1), log_det
 

@@ -131,7 +131,10 @@ class SelfNormalizing:
 
 @contextmanager
 def approximate_inverses() -> Generator[None]:
-    """Let self-normalizing layers use R in place of W⁻¹ inside: quick, and only nearly right."""
+    """Let self-normalizing layers use R in place of W⁻¹ inside: quick, and only nearly right.
+
+    Samples then come with the density that they are drawn from, which is not quite `log_prob`.
+    """
     token = APPROXIMATE.set(True)
     try:
         yield
