@@ -146,10 +146,16 @@ def dense_value_and_jacobian(
         value, tangents = _layer_rows(h, weights[i], biases[i])
         value = value + features[i].T if features else value
         value, slope = activation.value_and_slope(value, 0)
-        tangents = slope.unsqueeze(1) * spread(tangents, slope.shape[0] // len(tangents), 0)
-        h = join(h, value, tangents)
+        h = join(h, value, (_copies(slope, len(tangents)) * tangents).flatten(0, 1))
     value, tangents = _layer_rows(h, weights[-1], biases[-1])
     return value.T, tangents.permute(2, 0, 1)
+
+
+def _copies(
+    slope: Float[Tensor, "write batch"], width: int
+) -> Float[Tensor, "copies width 1 batch"]:
+    """The slopes of the copies that a concatenating activation makes of its input."""
+    return slope.view(-1, width, 1, slope.shape[1])
 
 
 def _joined(

@@ -54,8 +54,10 @@ class CReLU(Activation):
         self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
     ) -> tuple[Float[Tensor, "*expanded"], Float[Tensor, "*expanded"]]:
         """[max(a, 0), max(-a, 0)] and [1 where a > 0, -1 where a < 0]."""
-        slope = torch.cat(((a > 0).to(a.dtype), -(a < 0).to(a.dtype)), dim)
-        return self.value(a, dim), slope
+        value = self.value(a, dim)
+        slope = value.detach().sign()  # piecewise constant
+        slope.narrow(dim, a.shape[dim], a.shape[dim]).neg_()
+        return value, slope
 
 
 class ELU(Activation):
