@@ -25,7 +25,8 @@ def bounded_taps(taps: Taps, bound: float) -> Taps:
 
     The last tap below its diagonal is scaled with the others; the diagonal is kept.
     """
-    factor = bound / _row_sums(taps).clamp(min=bound)
+    per_own = None if taps.log_diagonal is None else (-taps.log_diagonal).exp()
+    factor = bound / _row_sums(taps.weight, per_own).clamp(min=bound)
     return Taps(taps.weight * factor.view(-1, 1, 1, 1), taps.log_diagonal)
 
 
@@ -36,19 +37,21 @@ def growth_bound(taps: Taps) -> float:
     From z = D⁻¹x − (terms of z before), |z| ≤ ‖D⁻¹‖_∞·‖x‖_∞ + ρ·‖z‖_∞. In float64 from the values
     that are computed with, rounded up by more than the error of the sums.
     """
-    diagonal = None if taps.log_diagonal is None else taps.log_diagonal.exp().double()
-    wide = Taps(taps.weight.double(), None if diagonal is None else diagonal.log())
-    rho = float(_row_sums(wide).max()) * (1 + 1e-12)
-    largest = 1.0 if diagonal is None else float(diagonal.reciprocal().max())
+    own = taps.log_diagonal
+    per_own = None if own is None else own.exp().double().reciprocal()
+    rho = float(_row_sums(taps.weight.double(), per_own).max()) * (1 + 1e-12)
+    largest = 1.0 if per_own is None else float(per_own.max())
     return largest / (1 - rho) * (1 + 1e-12) if rho < 1 else float("inf")
 
 
-def _row_sums(taps: Taps) -> Float[Tensor, " channels"]:
-    """Of each channel, the magnitudes of what it takes from values before it, over its own."""
-    weight = taps.weight
+def _row_sums(
+    weight: Float[Tensor, "channels group_channels height width"],
+    per_own: Float[Tensor, " channels"] | None,
+) -> Float[Tensor, " channels"]:
+    """Of each channel, the magnitudes of what it takes from values before it, over its own D."""
     size, to_last_tap = weight.shape[1], (weight.shape[3] - 1, 0, weight.shape[2] - 1, 0)
     unused = torch.ones(size, size, dtype=weight.dtype, device=weight.device).triu()
     used = 1 - pad(unused[..., None, None], to_last_tap)
     by_group = weight.view(-1, size, *weight.shape[1:]) * used
     sums = by_group.abs().flatten(2).sum(2).flatten()
-    return sums if taps.log_diagonal is None else sums * (-taps.log_diagonal).exp()
+    return sums if per_own is None else sums * per_own
