@@ -1,6 +1,7 @@
 """How the layers of a model are kept contractions."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from flow_core.blocks import Solve
@@ -21,6 +22,7 @@ class ContractionConfig:
             matrices are exact at all times.
         test_power_iterations: Power iterations of convolutions before every test.
         rtol: Relative tolerance of every solve, see `flow_solvers.Tolerance`; None for its default.
+        atol: Absolute tolerance of every solve, for samples that come close to zero as a whole.
         on_solver_failure: End the run, or go on with the best iterate and count the failure.
     """
 
@@ -30,6 +32,7 @@ class ContractionConfig:
     power_iterations: int = 5
     test_power_iterations: int = 200
     rtol: float | None = None
+    atol: float = 0.0
     on_solver_failure: Literal["raise", "return"] = "raise"
 
     def __post_init__(self) -> None:
@@ -41,10 +44,11 @@ class ContractionConfig:
             require(value > 0, f"{name}: expected a positive integer, got {value}")
         rtol = self.rtol
         require(rtol is None or 0 < rtol < 1, f"rtol: expected between 0 and 1, got {rtol}")
+        require(0 <= self.atol < inf, f"atol: expected 0 or more, got {self.atol}")
 
     def solve(self) -> Solve:
         """Settings of the solves of a block."""
-        return Solve(tolerance=Tolerance(self.rtol), on_failure=self.on_solver_failure)
+        return Solve(tolerance=Tolerance(self.rtol, self.atol), on_failure=self.on_solver_failure)
 
 
 def require_spread(test_size: int) -> None:

@@ -30,6 +30,8 @@ from flow_apps.training.randomness import derive_seed, generator
 
 Layer = Literal["actnorm", "residual", "inverse_residual", "implicit", "monotone"]
 
+# Float32 resolves G of nets of this size to about that much, and samples may come close to zero.
+ATOL = 5e-7
 _TEST_SEED = "1-d test points"
 _GRID = 2001
 
@@ -58,7 +60,9 @@ class Fit1dConfig:
     activation: str = "crelu"
     test_size: int = 10_000
     contraction: ContractionConfig = field(
-        default_factory=lambda: ContractionConfig(coeff=0.99, concat_bound=0.99)
+        default_factory=lambda: ContractionConfig(
+            coeff=0.99, concat_bound=0.99, learn_concat_from=1, atol=ATOL
+        )
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flow_apps.experiments.contraction import ContractionConfig
-from flow_apps.experiments.fit1d import Fit1dConfig, Layer
+from flow_apps.experiments.fit1d import ATOL, Fit1dConfig, Layer
 from flow_apps.presets.preset import Preset
 from flow_apps.training import TrainingConfig
 
@@ -24,7 +24,7 @@ def _fits() -> Iterator[Preset]:
             growth=128,
             depth=1,
             activation="relu",
-            contraction=ContractionConfig(coeff=0.99),
+            contraction=ContractionConfig(coeff=0.99, atol=ATOL),
             training=TrainingConfig(iterations=1000, batch_size=1000, learning_rate=5e-3),
         )
         yield Preset(name, "fit1d", config, "no code published; ours after Fig. 1 of the paper")

@@ -96,4 +96,7 @@ class SolverError(RuntimeError):
     def _advice(self) -> str:
         if bool((self.status == Status.NONFINITE).all()):
             return "Look for NaN or inf in x, in the context and in the weights,"
-        return "Loosen the tolerance, raise the budget, lower the Lipschitz constant of G,"
+        return (
+            "Loosen the tolerance (give an atol if samples come close to zero), raise the budget, "
+            "lower the Lipschitz constant of G,"
+        )

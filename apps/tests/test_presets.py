@@ -1,0 +1,48 @@
+"""Presets say what the published commands say."""
+
+import re
+
+import pytest
+import torch
+from flow_apps.experiments import Fit1dConfig, Toy2dConfig
+from flow_apps.experiments.fit1d import Fit1dObjective
+from flow_apps.presets import PRESETS
+
+_CONTRACTIVE = [
+    name
+    for name, preset in PRESETS.items()
+    if isinstance(preset.config, Fit1dConfig | Toy2dConfig) and "--" in preset.published
+]
+
+
+@pytest.mark.parametrize("name", _CONTRACTIVE)
+def test_flags_of_the_published_command_are_in_the_config(name: str) -> None:
+    preset = PRESETS[name]
+    config = preset.config
+    assert isinstance(config, Fit1dConfig | Toy2dConfig)
+    flags = dict(re.findall(r"--(\S+) ([^-\s]\S*)", preset.published))
+    start = int(flags["start_learnable_concat"])
+    assert config.contraction.learn_concat_from == max(start, 1)
+    assert config.growth == int(flags["densenet_growth"])
+    assert config.depth == int(flags["densenet_depth"])
+    assert config.activation == flags["act"].lower()
+    if "niters" in flags:
+        assert config.training.iterations == int(flags["niters"])
+        assert config.training.batch_size == int(flags["batch_size"])
+        assert config.training.learning_rate == float(flags["lr"])
+        assert config.contraction.coeff == float(flags["coeff"])
+        assert config.contraction.concat_bound == float(flags["lip_coeff"])
+
+
+def test_concatenations_of_1d_fits_learn_from_the_first_step() -> None:
+    config = PRESETS["d-monotone"].config
+    assert isinstance(config, Fit1dConfig)
+    objective = Fit1dObjective(config)
+    x = torch.linspace(-2, 2, 50)[:, None]
+    objective.initialize((x, x.sin()))
+    loss, _ = objective((x, x.sin()))
+    torch.autograd.backward(loss)
+    objective.before_optimizer_step(1)
+    gradients = [p.grad for n, p in objective.named_parameters() if n.endswith("concat")]
+    assert len(gradients) == 2
+    assert all(g is not None and bool(g.any()) for g in gradients)
