@@ -21,6 +21,7 @@ from flow_core.layers import (
     SplitPrior,
     Squeeze,
 )
+from flow_core.lipschitz import LipschitzLinear, update_lipschitz
 from flow_core.maps import DenseNet
 from flow_solvers import Picard, Tolerance
 
@@ -118,6 +119,40 @@ def test_the_model_is_left_as_it_was(model: Chain) -> None:
     assert [m.training for m in twin.modules()] == modes
     assert all(torch.equal(before[k], v) for k, v in twin.state_dict().items())
     assert all(p.dtype == torch.float32 and p.grad is None for p in twin.parameters())
+
+
+@pytest.mark.parametrize("share", ["block", "map"])
+def test_what_is_used_twice_counts_twice_and_is_left_as_it_was(share: str) -> None:
+    torch.manual_seed(0)
+    block = Residual(DenseNet(2, growth=4, depth=1, coeff=0.99, concat_bound=1.0))
+    for layer in (m for m in block.modules() if isinstance(m, LipschitzLinear)):
+        torch.nn.init.normal_(layer.weight, std=50.0)
+    update_lipschitz(block)
+    again = block if share == "block" else Residual(block.g)
+    chain = Chain([block, again])
+    x = 0.3 * torch.randn(500, 2)
+    report = diagnose(chain, x, exact_samples=3)
+    assert [p.dtype for p in chain.parameters()] == [torch.float32] * len([*block.parameters()])
+    assert all(isinstance(p, torch.nn.Parameter) for p in chain.parameters())
+    assert list(report.bounds) == ["layers.0", "layers.1"]
+    assert report.round_trip["float64"].max_error < 1e-8
+    largest = float(torch.linalg.matrix_norm(jacobian(chain, x), 2).max())
+    once, twice = (bound.transform for bound in report.bounds.values())
+    assert largest <= report.stretch == once * twice
+    assert report.log_det is not None
+    assert report.log_det.max_difference < 1e-4
+    total = sum(trace.log_det for trace in trace_layers(chain, x).values())
+    assert math.isclose(total, float(chain(x)[1].mean().detach()), rel_tol=1e-4)
+
+
+def test_traces_name_every_use_of_a_layer() -> None:
+    layer = Affine((3,))
+    inner = Chain([layer])
+    assert list(trace_layers(Chain([inner, inner, layer]), torch.randn(2, 3))) == [
+        "layers.0.layers.0",
+        "layers.1.layers.0",
+        "layers.2",
+    ]
 
 
 def test_a_failed_solve_is_reported_and_not_raised() -> None:

@@ -1,9 +1,14 @@
 """The dense Jacobian against autograd, sample by sample."""
 
+import inspect
+from typing import Any, cast
+
 import pytest
 import torch
+from flow_core.blocks import Residual
 from flow_core.jacobian import jacobian
 from flow_core.layers import Affine, LogitTransform, SplitPrior, Squeeze
+from flow_core.maps import DenseNet
 from torch import Tensor
 
 
@@ -60,6 +65,23 @@ def test_works_under_no_grad_and_leaves_no_gradients() -> None:
     assert torch.equal(matrix, torch.eye(3).expand(2, 3, 3))
     assert not matrix.requires_grad
     assert all(p.grad is None for p in layer.parameters())
+
+
+def test_half_precision_and_inference_mode_around_change_nothing() -> None:
+    torch.manual_seed(0)
+    block = Residual(DenseNet(6, growth=8, depth=2))
+    x = torch.randn(3, 6)
+    expected = jacobian(block, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(jacobian(block, x), expected)
+    with torch.inference_mode():
+        assert torch.equal(jacobian(block, x.clone()), expected)
+
+
+def test_an_unknown_direction_is_refused() -> None:
+    unchecked = inspect.unwrap(jacobian)  # as it is without the type checks of the tests
+    with pytest.raises(ValueError, match="expected direction"):
+        unchecked(Affine((3,)), torch.zeros(2, 3), direction=cast(Any, "forward"))
 
 
 def test_bad_chunk_is_refused() -> None:

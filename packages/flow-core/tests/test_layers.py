@@ -4,13 +4,16 @@ import copy
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from flow_core.base import StandardNormal
 from flow_core.layers import (
     ActNorm,
     Affine,
+    Geco,
     LogitTransform,
     Normalize,
     Permutation,
@@ -127,6 +130,26 @@ def test_two_unequal_ranks_agree_with_one_process(tmp_path: Path) -> None:
         assert agreed.tolist() == [True, False]
         # Errors of 1 and 5 are together half above the tolerance of 2.
         assert torch.allclose(weights, torch.tensor([math.exp(0.05)]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    makers: list[Callable[[], object]] = [
+        lambda: StandardNormal((2,), temperature=value),
+        lambda: ActNorm(2, variance_floor=value),
+        lambda: ActNorm(2, log_scale_bound=value),
+        lambda: Normalize([value], [value]),
+        lambda: Geco(1, tolerance=value),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match="expected"):
+            make()
+
+
+def test_scalar_events_have_a_density() -> None:
+    z = torch.randn(3)
+    found = StandardNormal(()).log_prob(z)
+    assert torch.allclose(found, -0.5 * z.square() - 0.5 * math.log(2 * math.pi))
 
 
 def test_squeeze_orders_channels_by_channel_row_column() -> None:

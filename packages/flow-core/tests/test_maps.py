@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 import pytest
 import torch
 from flow_core.blocks import Monotone, Residual, with_estimator
+from flow_core.combinators import Chain
 from flow_core.lipschitz import LipschitzLayer, update_lipschitz
 from flow_core.maps import (
     DenseBound,
@@ -19,7 +21,7 @@ from flow_core.maps import (
 from flow_core.maps.dense_functions import concatenation
 from flow_logdet import Fixed, Krylov, Recompute
 from flow_solvers import BoundMap
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Case = tuple[LipschitzMap, Tensor, Tensor | None]
@@ -227,12 +229,38 @@ def test_bad_sizes_are_refused(build: Callable[[], LipschitzMap], message: str) 
         build()
 
 
-def test_missing_and_superfluous_contexts_are_refused() -> None:
-    x = torch.randn(3, 2)
-    with pytest.raises(ValueError, match="context"):
-        DenseNet(2, context_features=3).bind()
-    with pytest.raises(ValueError, match="context"):
-        DenseNet(2).bind(x)
+@pytest.mark.parametrize("make", [DenseNet, partial(FeedForwardNet, hidden=[4])])
+def test_a_missing_context_is_refused_and_a_superfluous_one_ignored(
+    make: Callable[..., LipschitzMap],
+) -> None:
+    x, context = torch.randn(3, 2), torch.randn(3, 5)
+    with pytest.raises(ValueError, match="expected a context of 5 features"):
+        make(2, context_features=5).bind()
+    net = make(2)
+    assert torch.equal(net.bind(context)(x), net.bind()(x))
+    chain = Chain([Residual(make(2, context_features=5)), Residual(net)])
+    assert torch.equal(chain.transform(x, context=context), chain.transform(x, context=context))
+    with pytest.raises(ValueError, match="expected a context of 5 features"):
+        chain.transform(x)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_ensembles_and_contexts_are_vectorised(graph: bool) -> None:
+    torch.manual_seed(0)
+    blocks = [Residual(DenseNet(2, growth=4, depth=2)) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(list[nn.Module](blocks))
+    x = torch.randn(5, 2)
+
+    def log_det(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        values: tuple[Tensor, Tensor] = torch.func.functional_call(
+            blocks[0], (parameters, buffers), (x,)
+        )
+        return values[1]
+
+    with torch.set_grad_enabled(graph):
+        found = torch.func.vmap(log_det)(parameters, buffers)
+    expected = torch.stack([block(x)[1] for block in blocks])
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("activation", ["cpila", "clipswish"])

@@ -1,7 +1,8 @@
 """Self-normalizing layers: gradients without determinants, and what is said about them."""
 
+import inspect
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 import torch
@@ -292,3 +293,10 @@ def test_geco_refuses_bad_settings(rate: float) -> None:
 def test_linear_layers_refuse_images() -> None:
     with pytest.raises(ValueError, match="vectors"):
         SelfNormLinear(3).transform(torch.zeros(2, 3, 1, 1))
+
+
+def test_an_unknown_reconstruction_error_is_refused() -> None:
+    flow = Flow(StandardNormal((3,)), SelfNormLinear(3))
+    unchecked = inspect.unwrap(TrainingSurrogate.__init__)  # as it is without checks of types
+    with pytest.raises(ValueError, match="expected reconstruction of plain"):
+        unchecked(TrainingSurrogate(flow), flow, cast(Reconstruction, "symetric"))

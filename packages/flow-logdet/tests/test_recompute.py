@@ -1,4 +1,6 @@
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -213,3 +215,9 @@ def test_a_map_by_autograd_keeps_its_products(kind: Kind) -> None:
         for expected, got in zip(*found, strict=True):
             assert float(expected.detach().abs().max()) > 1e-3
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_only_stochastic_estimators_are_recomputed() -> None:
+    unchecked = inspect.unwrap(Recompute.__init__)  # as it is without checks of types
+    with pytest.raises(TypeError, match="expected a stochastic estimator"):
+        unchecked(Recompute(Krylov()), cast(Any, Exact()))

@@ -48,7 +48,7 @@ class StandardNormal(Base):
 
     def __init__(self, event_shape: Sequence[int], *, temperature: float = 1.0) -> None:
         super().__init__(event_shape)
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"expected a positive temperature, got {temperature}")
         # A buffer follows `.to`, so samples come in the dtype and on the device of the model.
         value = torch.tensor(temperature, dtype=torch.get_default_dtype())
@@ -65,8 +65,8 @@ class StandardNormal(Base):
 
     def log_prob(self, z: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch"]:
         """−½·‖z/T‖² − D·(½·log 2π + log T)."""
-        squares = (z / self.temperature).square().flatten(1).sum(1)
         dims = math.prod(self.event_shape)
+        squares = (z / self.temperature).square().reshape(z.shape[0], dims).sum(1)
         return -0.5 * squares - dims * (0.5 * math.log(2 * math.pi) + self.temperature.log())
 
     def rsample(self, count: int) -> Float[Tensor, " batch *event"]:

@@ -1,20 +1,23 @@
 """Dense Jacobians of bijections."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from flow_solvers import without_autocast
 from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, Context
+
+Direction = Literal["transform", "inverse"]
 
 
 def jacobian(
     bijection: Bijection,
     x: Float[Tensor, " batch *shape"],
     *,
-    direction: Literal["transform", "inverse"] = "transform",
+    direction: Direction = "transform",
     context: Context = None,
     chunk: int | None = None,
 ) -> Float[Tensor, "batch dim dim2"]:
@@ -31,29 +34,32 @@ def jacobian(
         chunk: Rows per pass; all of them by default. Memory grows with it.
 
     Raises:
-        ValueError: If `chunk` is not positive.
+        ValueError: If `chunk` is not positive, or the direction is neither of the two.
     """
+    if direction not in get_args(Direction):
+        raise ValueError(f'expected direction "transform" or "inverse", got {direction!r}')
     if chunk is not None and chunk < 1:
         raise ValueError(f"expected a positive chunk or None, got {chunk}")
     dim = math.prod(x.shape[1:])
     rows = torch.split(torch.arange(dim, device=x.device), chunk or max(dim, 1))
-    parts = [_rows(bijection, x, direction, context, part) for part in rows]
+    # Backward passes run in here: in half precision they would round what the solvers solve.
+    with torch.inference_mode(mode=False), without_autocast(x), torch.enable_grad():
+        parts = [_rows(bijection, x, direction, context, part) for part in rows]
     return torch.cat(parts, dim=1)
 
 
 def _rows(
-    bijection: Bijection, x: Tensor, direction: str, context: Context, rows: Tensor
+    bijection: Bijection, x: Tensor, direction: Direction, context: Context, rows: Tensor
 ) -> Tensor:
     """The given rows of the Jacobian, shape (batch, rows, dim)."""
     count = rows.numel()
     repeated = x.detach().repeat_interleave(count, 0).requires_grad_()
     if context is not None:
         context = context.detach().repeat_interleave(count, 0)
-    with torch.enable_grad():
-        method = bijection.transform if direction == "transform" else bijection.inverse
-        output = method(repeated, context=context)
-        cotangent = torch.zeros_like(output).flatten(1)
-        position = rows.repeat(x.shape[0])
-        cotangent.scatter_(1, position[:, None], 1.0)
-        (grad,) = torch.autograd.grad(output, repeated, cotangent.view_as(output))
+    method = bijection.transform if direction == "transform" else bijection.inverse
+    output = method(repeated, context=context)
+    cotangent = torch.zeros_like(output).flatten(1)
+    position = rows.repeat(x.shape[0])
+    cotangent.scatter_(1, position[:, None], 1.0)
+    (grad,) = torch.autograd.grad(output, repeated, cotangent.view_as(output))
     return grad.reshape(x.shape[0], count, math.prod(x.shape[1:]))

@@ -35,9 +35,20 @@ class Recompute:
 
     Attributes:
         estimator: A stochastic estimator, for instance `Krylov()`.
+
+    Raises:
+        TypeError: If it is of another kind.
     """
 
     estimator: StochasticEstimator
+
+    def __post_init__(self) -> None:
+        # Not every caller checks types.
+        if not isinstance(self.estimator, StochasticEstimator):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                "expected a stochastic estimator such as Krylov(), got "
+                f"{type(self.estimator).__name__}; only those have a graph to leave out"
+            )
 
     def linearize(
         self, bound: BoundMap, w: Float[Tensor, " batch *shape"]

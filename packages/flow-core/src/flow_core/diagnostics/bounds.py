@@ -27,7 +27,7 @@ class BlockBound:
 
 
 def block_bounds(model: nn.Module) -> dict[str, BlockBound]:
-    """Bi-Lipschitz bounds of every fixed-point block, by module name.
+    """Bi-Lipschitz bounds of every use of a fixed-point block, by module name.
 
     With L the constant of G: a residual block has 1 + L and 1/(1 − L), an implicit one
     (1 + L_x)/(1 − L_z) and (1 + L_z)/(1 − L_x), a monotone one (1 + L)/(1 − L) both ways. The
@@ -35,21 +35,16 @@ def block_bounds(model: nn.Module) -> dict[str, BlockBound]:
     Source: Behrmann et al. 2021 (Understanding and mitigating exploding inverses), table 1.
     """
     certificates = {id(m): m.certificate() for m in certified_maps(model).values()}
-    return {
-        name: _bound(block, certificates, inverted)
-        for name, block, inverted in _blocks(model, "", inverted=False)
-    }
+    return {name: _bound(block, certificates, inverted) for name, block, inverted in _blocks(model)}
 
 
-def _blocks(
-    module: nn.Module, name: str, *, inverted: bool
-) -> Iterator[tuple[str, FixedPointBlock, bool]]:
-    if isinstance(module, FixedPointBlock):
-        yield name, module, inverted
-        return
-    inverted = inverted != isinstance(module, Invert)
-    for key, child in module.named_children():
-        yield from _blocks(child, f"{name}.{key}" if name else key, inverted=inverted)
+def _blocks(model: nn.Module) -> Iterator[tuple[str, FixedPointBlock, bool]]:
+    """Every use of a block, with its name and whether it is used backwards."""
+    uses = list(model.named_modules(remove_duplicate=False))
+    inverts = [f"{name}." if name else "" for name, module in uses if isinstance(module, Invert)]
+    for name, module in uses:
+        if isinstance(module, FixedPointBlock):
+            yield name, module, sum(name.startswith(outer) for outer in inverts) % 2 == 1
 
 
 def _bound(block: FixedPointBlock, certificates: dict[int, float], inverted: bool) -> BlockBound:

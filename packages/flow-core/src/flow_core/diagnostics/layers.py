@@ -1,6 +1,8 @@
 """What every layer of a bijection contributes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Float
@@ -31,8 +33,9 @@ def trace_layers(
 ) -> dict[str, LayerTrace]:
     """Log-determinant, reconstruction error and size of the output of every innermost layer.
 
-    Layers are named as in the model and come in the order of use; an inverted composition counts as
-    one. The log-determinants add up to that of the bijection.
+    Layers are named as in the model and come in the order of use, under as many names as they are
+    used; an inverted composition counts as one. The log-determinants add up to that of the
+    bijection.
 
     Args:
         bijection: A composition of layers, called by `__call__` as the combinators do.
@@ -41,7 +44,7 @@ def trace_layers(
     """
     traces: dict[str, LayerTrace] = {}
     layers = _innermost(bijection)
-    handles = [m.register_forward_hook(_Watch(n, traces), with_kwargs=True) for n, m in layers]
+    handles = [m.register_forward_hook(_Watch(n, traces), with_kwargs=True) for m, n in layers]
     try:
         bijection(x, context=context)
     finally:
@@ -54,7 +57,7 @@ def trace_layers(
 class _Watch:
     """A forward hook that writes down what a layer did."""
 
-    name: str
+    names: Iterator[str]
     traces: dict[str, LayerTrace]
 
     def __call__(
@@ -65,27 +68,35 @@ class _Watch:
         outputs: tuple[Tensor, Tensor],
     ) -> None:
         """Invert the output and keep the figures."""
+        name = next(self.names)
         if not isinstance(layer, Bijection) or not inputs[0].numel():
             return
         y, log_det = outputs
         again = layer.inverse(y, context=options.get("context"))
-        self.traces[self.name] = LayerTrace(
+        self.traces[name] = LayerTrace(
             log_det=float(log_det.mean()),
             roundtrip_error=float((again - inputs[0]).abs().max()),
             largest_output=float(y.abs().max()),
         )
 
 
-def _innermost(bijection: Bijection) -> list[tuple[str, Bijection]]:
-    """The layers that call no other layer by `__call__`, with their names."""
-    found: list[tuple[str, Bijection]] = []
+def _innermost(bijection: Bijection) -> list[tuple[Bijection, Iterator[str]]]:
+    """The layers that call no other layer by `__call__`, with the names of their uses."""
+    found: dict[Bijection, list[str]] = {}
     inside: set[int] = set()
-    for name, module in bijection.named_modules():
+    for name, module in bijection.named_modules(remove_duplicate=False):
         if id(module) in inside or not isinstance(module, Bijection):
             continue
         parts = [m for m in module.modules() if m is not module and isinstance(m, Bijection)]
         # An inverted layer is asked for its inverse, which no forward hook sees.
         if isinstance(module, Invert) or not parts:
-            found.append((name, module))
+            found.setdefault(module, []).append(name)
             inside.update(id(part) for part in parts)
-    return found
+    return [(layer, _uses(names)) for layer, names in found.items()]
+
+
+def _uses(names: list[str]) -> Iterator[str]:
+    """The names of a layer, then its last one with a number."""
+    yield from names
+    for use in count(len(names) + 1):
+        yield f"{names[-1]}#{use}"

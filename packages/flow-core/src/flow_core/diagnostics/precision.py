@@ -1,6 +1,6 @@
 """Running a bijection in another precision without changing it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -28,10 +28,19 @@ def in_precision(
     bijection: Bijection, task: Task, x: Tensor, context: Context, dtype: torch.dtype
 ) -> Tensor:
     """Run a task with the parameters, the buffers and the input cast to `dtype`."""
-    tensors = [*bijection.named_parameters(), *bijection.named_buffers()]
-    state = {f"bijection.{name}": _cast(value.detach(), dtype) for name, value in tensors}
+    state = {name: _cast(value.detach(), dtype) for name, value in _tensors(bijection)}
     arguments = (_cast(x, dtype), None if context is None else _cast(context, dtype))
-    return cast(Tensor, functional_call(_Task(bijection, task), state, arguments))
+    whole = _Task(bijection, task)
+    # Ties would swap the tensors of a module that is used twice twice, and put back the wrong ones.
+    return cast(Tensor, functional_call(whole, state, arguments, tie_weights=False))
+
+
+def _tensors(bijection: Bijection) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of every module, once for each, by their names in a `_Task`."""
+    for prefix, module in bijection.named_modules(prefix="bijection"):
+        own = (module.named_parameters, module.named_buffers)
+        for named in own:
+            yield from named(prefix, recurse=False)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

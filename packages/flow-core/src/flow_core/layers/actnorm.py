@@ -41,14 +41,14 @@ class ActNorm(DataDependent):
         log_scale_bound: float | None = None,
     ) -> None:
         super().__init__()
-        if channels < 1 or variance_floor <= 0:
+        if channels < 1 or not 0 < variance_floor < math.inf:
             raise ValueError(
                 "expected at least one channel and a positive variance_floor, got "
                 f"channels={channels}, variance_floor={variance_floor}"
             )
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
-        if log_scale_bound is not None and log_scale_bound <= 0:
+        if log_scale_bound is not None and not 0 < log_scale_bound < math.inf:
             raise ValueError(f"expected a positive log_scale_bound, got {log_scale_bound}")
         self.variance_floor = variance_floor
         self.log_scale_bound = log_scale_bound

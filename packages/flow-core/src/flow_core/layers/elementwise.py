@@ -100,9 +100,10 @@ class Normalize(Bijection):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or not mean or min(std) <= 0:
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if len(mean) != len(std) or not mean or not finite or min(std) <= 0:
             raise ValueError(
-                "expected as many positive standard deviations as means, got "
+                "expected as many positive standard deviations as means, all finite, got "
                 f"mean={list(mean)}, std={list(std)}"
             )
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.get_default_dtype()))

@@ -1,5 +1,6 @@
 """The learned prior of a part that leaves a multiscale model."""
 
+import math
 from typing import cast, final
 
 import torch
@@ -27,7 +28,7 @@ class SplitPrior(Bijection):
 
     def __init__(self, conditioner: nn.Module, *, log_scale_bound: float = 4.0) -> None:
         super().__init__()
-        if log_scale_bound <= 0:
+        if not 0 < log_scale_bound < math.inf:
             raise ValueError(f"expected a positive log_scale_bound, got {log_scale_bound}")
         self.conditioner = conditioner
         self.log_scale_bound = log_scale_bound

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from flow_core.bijection import Context
 
 
 class Conditioner(nn.Module):
@@ -26,7 +27,16 @@ class Conditioner(nn.Module):
         )
         nn.init.zeros_(self.layer.weight)
 
-    def features(self, context: Float[Tensor, " batch *context"]) -> tuple[Tensor, ...]:
-        """One shift per hidden layer."""
+    def features(self, context: Context) -> tuple[Tensor, ...]:
+        """One shift per hidden layer.
+
+        Raises:
+            ValueError: If there is no context.
+        """
+        if context is None:
+            wanted = self.layer.weight.shape[1]
+            raise ValueError(
+                f"expected a context of {wanted} features, with which the map was built, got None"
+            )
         shifts: Tensor = self.layer(context)
         return torch.split(shifts, self.widths, dim=1)

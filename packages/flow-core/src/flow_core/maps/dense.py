@@ -279,13 +279,8 @@ class DenseNet(LipschitzMap):
         )
 
     def attach(self, bound: BoundMap, context: Context) -> BoundMap:
-        """Add the conditioner's features."""
-        if (context is None) != (self.conditioner is None):
-            raise ValueError(
-                "expected a context exactly where the map was built with context_features, got "
-                f"context {'None' if context is None else tuple(context.shape)}"
-            )
-        if self.conditioner is None or context is None:
+        """Add the conditioner's features, if there is one."""
+        if self.conditioner is None:
             return bound
         return replace(cast(DenseBound, bound), features=self.conditioner.features(context))
 

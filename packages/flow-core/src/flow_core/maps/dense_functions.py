@@ -7,6 +7,7 @@ concatenation are folded into the columns of the Wᵢ beforehand: one evaluation
 from collections.abc import Sequence
 
 import torch
+from flow_kernels.autograd import is_transformed
 from jaxtyping import Float
 from torch import Tensor
 
@@ -137,8 +138,8 @@ def dense_value_and_jacobian(
     Works on `(channels, 1 + dim, batch)`: row 0 carries the value and the others the unit
     tangents, so that a layer is one product; the batch comes last because layers are narrow.
     """
-    in_place = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-    join = _JoinedInPlace(weights[-1].shape[1], w) if in_place else _joined
+    recorded = torch.is_grad_enabled() or is_transformed() or torch.compiler.is_compiling()
+    join = _joined if recorded else _JoinedInPlace(weights[-1].shape[1], w)
     batch, d = w.shape
     units = torch.eye(d, dtype=w.dtype, device=w.device).unsqueeze(-1).expand(d, d, batch)
     h = join(None, w.T, units)

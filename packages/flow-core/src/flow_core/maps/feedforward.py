@@ -218,14 +218,9 @@ class FeedForwardNet(LipschitzMap):
         )
 
     def attach(self, bound: BoundMap, context: Context) -> BoundMap:
-        """Add the conditioner's features."""
-        if self.conditioner is None and context is None:
+        """Add the conditioner's features, if there is one."""
+        if self.conditioner is None:
             return bound
-        if self.conditioner is None or context is None:
-            raise ValueError(
-                "expected a context exactly where the map was built with context_features, got "
-                f"context {'None' if context is None else tuple(context.shape)}"
-            )
         return replace(cast(FeedForwardBound, bound), features=self.conditioner.features(context))
 
     def certificate(self) -> float:

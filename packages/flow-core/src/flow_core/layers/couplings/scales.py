@@ -35,7 +35,7 @@ class Sigmoid(ScaleFunction):
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epsilon < 0:
+        if not 0 <= self.epsilon < math.inf:
             raise ValueError(f"expected epsilon >= 0, got {self.epsilon}")
 
     def log_scale(self, raw: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class BoundedExp(ScaleFunction):
     slope: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.bound, self.slope) <= 0:
+        if not (0 < self.bound < math.inf and 0 < self.slope < math.inf):
             raise ValueError(
                 f"expected positive bound and slope, got bound={self.bound}, slope={self.slope}"
             )

@@ -43,7 +43,8 @@ class Geco(nn.Module):
         initial: float = 1.0,
     ) -> None:
         super().__init__()
-        if layers < 1 or min(tolerance, rate, initial) <= 0 or not 0 <= memory < 1:
+        positive = all(0 < value < math.inf for value in (tolerance, rate, initial))
+        if layers < 1 or not positive or not 0 <= memory < 1:
             raise ValueError(
                 "expected layers, tolerance, rate and initial above 0 and memory in [0, 1), got "
                 f"{layers}, {tolerance}, {rate}, {initial} and {memory}"

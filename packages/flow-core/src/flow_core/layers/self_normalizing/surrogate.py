@@ -89,7 +89,8 @@ class TrainingSurrogate(nn.Module):
             them close: that of x, the same with a gradient to R alone, or of x and z.
 
     Raises:
-        ValueError: If the model has no self-normalizing layer: train it on `log_prob`.
+        ValueError: If the model has no self-normalizing layer: train it on `log_prob`. If there is
+            no such error.
         RuntimeError: If a pass does not use every such layer once, in its own direction.
     """
 
@@ -106,6 +107,9 @@ class TrainingSurrogate(nn.Module):
             raise ValueError(
                 "expected a model with self-normalizing layers, got none: train it on log_prob"
             )
+        if reconstruction not in _ERRORS:
+            names = ", ".join(_ERRORS)
+            raise ValueError(f"expected reconstruction of {names}, got {reconstruction!r}")
         self.model = model
         self.reconstruction: Reconstruction = reconstruction
 
