@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import torch
 from flow_apps.presets import DEFAULTS, PRESETS
 from flow_apps.training import RunFolder
 from flow_data import ImageSet, ImageSplits
+from flow_solvers import AdjointSolver, Gmres, default_adjoint
 from torch import Tensor
 
 Cli = Callable[..., Any]
@@ -213,20 +215,43 @@ def test_a_killed_run_always_resumes(cli: Cli, in_child: Child, tmp_path: Path, 
     assert summary(whole)["test_nats_last20"] == summary(broken)["test_nats_last20"]
 
 
-def test_two_processes_reach_the_weights_of_one(cli: Cli, in_child: Child, tmp_path: Path) -> None:
-    options = (*TOY, "--iterations", 10)
-    assert cli("toy2d", *options, "--out", tmp_path / "one").exit_code == 0
+def two_ranks(in_child: Child, *arguments: object) -> list[int]:
+    """Start a command line in two processes that train together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    children = [
+    return [
         in_child(
-            *("toy2d", *options, "--out", tmp_path / "two"),
+            *arguments,
             **{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
         )
         for rank in range(2)
     ]
+
+
+def test_a_backward_pass_that_fails_on_one_process_ends_both(
+    in_child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weak_on_second(dim: int) -> AdjointSolver:
+        second = os.environ.get("RANK") == "1"
+        return Gmres(restart=1, budget=2) if second else default_adjoint(dim)
+
+    # By its path the module could not be told from the function of that name.
+    module = importlib.import_module("flow_solvers.resolvent")
+    monkeypatch.setattr(module, "default_adjoint", weak_on_second)
+    children = two_ranks(in_child, "toy2d", *TOY, "--iterations", 10, "--out", tmp_path / "run")
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [1, 1]
+    first, second = ((tmp_path / f"child-{child}.txt").read_text() for child in children)
+    assert "error: step 1: another process failed" in first
+    assert "step 1, backward pass: a solver failed in layer" in second
+    assert "bijection.layers." in second
+
+
+def test_two_processes_reach_the_weights_of_one(cli: Cli, in_child: Child, tmp_path: Path) -> None:
+    options = (*TOY, "--iterations", 10)
+    assert cli("toy2d", *options, "--out", tmp_path / "one").exit_code == 0
+    children = two_ranks(in_child, "toy2d", *options, "--out", tmp_path / "two")
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

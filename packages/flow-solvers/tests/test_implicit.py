@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from flow_solvers import (
     Direct,
     FunctionMap,
     Gmres,
+    LinearSolution,
     MapFunction,
     Newton,
     Picard,
@@ -279,8 +281,26 @@ def test_a_failed_derivative_is_not_silent() -> None:
     short = Gmres(budget=3)
     with pytest.raises(SolverError, match="derivative"):
         backward(resolvent(bound, x, adjoint=short).value.sum())
-    backward(resolvent(bound, x, adjoint=short, on_failure="return").value.sum())
+    with pytest.warns(RuntimeWarning, match="derivative of a fixed point: 3 of 3"):
+        backward(resolvent(bound, x, adjoint=short, on_failure="return").value.sum())
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("deals", [True, False])
+def test_a_listener_hears_of_derivatives_and_may_deal_with_failures(deals: bool) -> None:
+    matrix = contraction(30, 0.95)
+    x = normal(3, 30).requires_grad_()
+    bound = FunctionMap(lambda w: w @ matrix.mT)
+    heard: list[LinearSolution] = []
+
+    def listen(solution: LinearSolution) -> bool:
+        heard.append(solution)
+        return deals
+
+    value = resolvent(bound, x, adjoint=Gmres(budget=3), listener=listen).value.sum()
+    with nullcontext() if deals else pytest.raises(SolverError, match="derivative"):
+        backward(value)
+    assert [solution.unsolved for solution in heard] == [3]
 
 
 def test_a_nan_cotangent_stays_in_its_sample() -> None:

@@ -137,8 +137,7 @@ class Engine:
         batch = self.ranks.share(self.objective.batch(step))
         logged = step % self.config.log_every == 0
         loss, scalars, report = self._forward(module, batch, step, stop, logged=logged)
-        with solver_failures(step, "backward pass"):
-            torch.autograd.backward(loss)
+        self._backward(loss, report, step)
         self.objective.before_optimizer_step(step)
         scalars |= {"loss": loss.detach()} | self._clip(logged=logged)
         self.state.optimizer.step()
@@ -146,6 +145,25 @@ class Engine:
             self.state.average.update_parameters(self.objective.model)
         self._after_optimizer_step(step)
         return StepResult(scalars, rate, report)
+
+    def _backward(self, loss: Tensor, report: Report, step: int) -> None:
+        """Gradients of all processes; a failure of any process ends all of them together."""
+        failure = None
+        try:
+            with solver_failures(step, "backward pass"):
+                torch.autograd.backward(loss)
+                report.raise_deferred()
+        except TrainingFailure as error:
+            failure = error
+        (failed,) = self.ranks.any(failure is not None)
+        self._raise_together(failure, step, failed=failed)
+
+    @staticmethod
+    def _raise_together(failure: TrainingFailure | None, step: int, *, failed: bool) -> None:
+        if failure is not None:
+            raise failure
+        if failed:
+            raise TrainingFailure(f"step {step}: another process failed, see its message")
 
     def _after_optimizer_step(self, step: int) -> None:
         try:
@@ -156,29 +174,26 @@ class Engine:
 
     def _forward(
         self, module: nn.Module, batch: Batch, step: int, stop: StopRequest, *, logged: bool
-    ) -> tuple[Tensor, dict[str, Tensor], Report | None]:
+    ) -> tuple[Tensor, dict[str, Tensor], Report]:
         """Loss of this process' share; a failure of any process ends all of them together."""
         failure, outcome = None, None
         try:
             with solver_failures(step, "forward pass"):
-                outcome = self._recorded(module, batch, logged=logged)
+                outcome = self._recorded(module, batch)
             self._check_loss(outcome[0], batch, step, logged=logged)
         except TrainingFailure as error:
             failure = explain_inputs(batch, step) or error
         failed, self._stopping = self.ranks.any(failure is not None, stop.requested)
-        if failure is not None:
-            raise failure
-        if failed or outcome is None:
-            raise TrainingFailure(f"step {step}: another process failed, see its message")
+        self._raise_together(failure, step, failed=failed)
+        assert outcome is not None
         return outcome
 
     def _recorded(
-        self, module: nn.Module, batch: Batch, *, logged: bool
-    ) -> tuple[Tensor, dict[str, Tensor], Report | None]:
+        self, module: nn.Module, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor], Report]:
         forward = cast(Callable[[Batch], tuple[Tensor, dict[str, Tensor]]], module)
-        if not logged:
-            return *forward(batch), None
-        with record(self.objective.model) as report:
+        # A process that raised inside its backward pass would leave the others waiting there.
+        with record(self.objective.model, defer=True) as report:
             loss, scalars = forward(batch)
         return loss, scalars, report
 

@@ -23,7 +23,7 @@ class StepResult:
 
     scalars: dict[str, Tensor]
     learning_rate: float
-    report: Report | None
+    report: Report
 
 
 class Reporter:
@@ -66,16 +66,15 @@ class Reporter:
         return (now - seconds) / max(step - previous, 1)
 
 
-def effort(report: Report | None) -> dict[str, object]:
+def effort(report: Report) -> dict[str, object]:
     """What blocks cost, under `solver`, and how much inverse convolutions grew, under `growth`."""
-    if report is None:
-        return {}
     summary = report.summary()
     solver = {
         name: {
             "evaluations": block.evaluations,
             "residual": block.residual,
             "failures": block.failures,
+            "derivative_failures": block.derivative_failures,
         }
         for name, block in summary.items()
         if block.solves

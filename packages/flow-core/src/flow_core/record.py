@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from flow_logdet import LogDet
-from flow_solvers import Solution
+from flow_solvers import DerivativeListener, LinearSolution, Solution, derivative_error
 from torch import Tensor, nn
 
 
@@ -25,6 +25,7 @@ class BlockSummary:
         max_evaluations: Largest number of batched evaluations in one solve.
         residual: Largest root-mean-square residual of any sample.
         failures: Samples that did not meet their tolerance.
+        derivative_failures: Samples of linear solves in backward passes that did not.
         log_det_error: Mean standard error of the log-determinant in nats, or None.
         products: Products with J in the last log-determinant.
         growth: Largest max|z|/max|x| of a sample in an inverse convolution, or None.
@@ -35,6 +36,7 @@ class BlockSummary:
     max_evaluations: int
     residual: float
     failures: int
+    derivative_failures: int
     log_det_error: float | None
     products: int
     growth: float | None
@@ -42,8 +44,13 @@ class BlockSummary:
 
 @dataclass
 class Report:
-    """Everything that blocks posted while the report was open."""
+    """Everything that blocks posted while the report was open, and in its backward passes.
 
+    Attributes:
+        defers: Whether failed derivatives of blocks that raise are kept here and not raised.
+    """
+
+    defers: bool = False
     names: dict[int, str] = field(default_factory=dict[int, str])
     solutions: dict[str, list[Solution]] = field(
         default_factory=lambda: defaultdict[str, list[Solution]](list)
@@ -54,11 +61,29 @@ class Report:
     growths: dict[str, list[Tensor]] = field(
         default_factory=lambda: defaultdict[str, list[Tensor]](list)
     )
+    derivatives: dict[str, list[LinearSolution]] = field(
+        default_factory=lambda: defaultdict[str, list[LinearSolution]](list)
+    )
+    deferred: list[tuple[str, LinearSolution]] = field(
+        default_factory=list[tuple[str, LinearSolution]]
+    )
 
     def summary(self) -> dict[str, BlockSummary]:
         """The figures per block name; this reads from the device."""
         names = dict.fromkeys([*self.solutions, *self.log_dets, *self.growths])
         return {name: self._block(name) for name in names}
+
+    def raise_deferred(self) -> None:
+        """Raise for the first derivative that was not solved; this reads from the device.
+
+        Raises:
+            SolverError: With a note that names the block.
+        """
+        for name, solution in self.deferred:
+            if not solution.solvable:
+                error = derivative_error(solution)
+                error.add_note(f"in layer {name}")
+                raise error
 
     def _block(self, name: str) -> BlockSummary:
         solutions = self.solutions.get(name, [])
@@ -73,6 +98,7 @@ class Report:
             max_evaluations=max((s.calls for s in solutions), default=0),
             residual=float(torch.stack(residuals).max()) if residuals else 0.0,
             failures=sum(int((~s.converged).sum()) for s in solutions),
+            derivative_failures=sum(s.unsolved for s in self.derivatives.get(name, [])),
             log_det_error=float(torch.stack(errors).mean()) if errors else None,
             products=log_dets[-1][1] if log_dets else 0,
             growth=float(torch.stack(growths).max()) if growths else None,
@@ -87,14 +113,17 @@ _OPEN: ContextVar[tuple[Report, ...]] = ContextVar("flow_core.record", default=(
 
 
 @contextmanager
-def record(model: nn.Module | None = None) -> Generator[Report]:
+def record(model: nn.Module | None = None, *, defer: bool = False) -> Generator[Report]:
     """Collect solver effort and log-determinant errors of every block used inside.
 
     Args:
         model: Gives the blocks their module names; without it they are numbered as they appear.
+        defer: Let backward passes of what is computed inside come to their end, although
+            derivatives may fail: `Report.raise_deferred` raises for them, with the block's name.
+            For processes that wait for each other's gradients.
     """
     names = {} if model is None else {id(m): n for n, m in model.named_modules()}
-    report = Report(names=names)
+    report = Report(defers=defer, names=names)
     token = _OPEN.set((*_OPEN.get(), report))
     try:
         yield report
@@ -106,6 +135,29 @@ def post_solution(block: nn.Module, solution: Solution) -> None:
     """Add a solve of `block` to every open report."""
     for report in _OPEN.get():
         report.solutions[report.name_of(block)].append(_detached(solution))
+
+
+def derivative_listener(block: nn.Module, *, raises: bool) -> DerivativeListener | None:
+    """What posts derivatives of a solve to the reports that are open now, in any thread.
+
+    Args:
+        block: Whose solve it is.
+        raises: Whether failures are raised if no report defers them.
+    """
+    reports = _OPEN.get()
+    if not reports:
+        return None
+
+    def listen(solution: LinearSolution) -> bool:
+        figures = replace(solution, value=solution.value.new_empty(len(solution.value), 0))
+        deferring = [report for report in reports if report.defers]
+        for report in reports:
+            report.derivatives[report.name_of(block)].append(figures)
+        for report in deferring if raises else ():
+            report.deferred.append((report.name_of(block), figures))
+        return bool(deferring) or not raises
+
+    return listen
 
 
 def post_log_det(block: nn.Module, log_det: LogDet) -> None:

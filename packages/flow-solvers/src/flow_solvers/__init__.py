@@ -9,7 +9,12 @@ from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
 from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
-from flow_solvers.implicit import OnFailure, require_on_failure
+from flow_solvers.implicit import (
+    DerivativeListener,
+    OnFailure,
+    derivative_error,
+    require_on_failure,
+)
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
 from flow_solvers.maps import (
     BoundMap,
@@ -36,6 +41,7 @@ __all__ = [
     "AutogradLinearization",
     "BoundMap",
     "Broyden",
+    "DerivativeListener",
     "Direct",
     "Fallback",
     "FunctionMap",
@@ -59,6 +65,7 @@ __all__ = [
     "Tolerance",
     "default_adjoint",
     "default_solver",
+    "derivative_error",
     "fixed_point",
     "gmres",
     "krylov",

@@ -2,9 +2,10 @@
 # ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
 import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ from flow_solvers.tolerance import Tolerance
 
 OnFailure = Literal["raise", "return"]
 Transpose = type[Adjoint] | type[Tangent]
+DerivativeListener: TypeAlias = Callable[[LinearSolution], bool]
+"""Is told of a linear solve of a derivative, and says whether it deals with its failures."""
 _OTHER: dict[Transpose, Transpose] = {Adjoint: Tangent, Tangent: Adjoint}
 
 
@@ -50,6 +53,7 @@ class Problem:
     adjoint: AdjointSolver
     tolerance: Tolerance
     on_failure: OnFailure
+    listener: DerivativeListener | None = None
 
     def at(self, tensors: Sequence[Tensor]) -> BoundMap:
         """The map with other tensors."""
@@ -274,9 +278,18 @@ def _solve_differentiably(
 def _solve(problem: Problem, operator: Operator, rhs: Tensor) -> Tensor:
     with torch.no_grad():
         solution: LinearSolution = problem.adjoint.solve(operator, rhs)
-    if problem.on_failure == "raise" and not solution.solvable:
-        raise SolverError("derivative of a fixed point", solution.residual, solution.status)
+    dealt_with = problem.listener is not None and problem.listener(solution)
+    if not dealt_with and not solution.solvable:
+        error = derivative_error(solution)
+        if problem.on_failure == "raise":
+            raise error
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
     return solution.value
+
+
+def derivative_error(solution: LinearSolution) -> SolverError:
+    """The error of a derivative whose linear system was not solved."""
+    return SolverError("derivative of a fixed point", solution.residual, solution.status)
 
 
 def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:

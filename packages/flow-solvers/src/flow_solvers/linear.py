@@ -34,8 +34,13 @@ class LinearSolution:
     @cached_property
     def solvable(self) -> bool:
         """Whether every system with a finite right-hand side was solved; synchronises once."""
+        return self.unsolved == 0
+
+    @cached_property
+    def unsolved(self) -> int:
+        """How many systems with a finite right-hand side were not solved; synchronises once."""
         failed = (self.status != Status.CONVERGED) & (self.status != Status.NONFINITE)
-        return not bool(failed.any())
+        return int(failed.count_nonzero())
 
 
 @runtime_checkable

@@ -9,7 +9,13 @@ from torch import Tensor
 from flow_solvers import samples
 from flow_solvers.adjoint import default_adjoint
 from flow_solvers.defaults import default_solver
-from flow_solvers.implicit import OnFailure, Problem, require_on_failure, solve_implicit
+from flow_solvers.implicit import (
+    DerivativeListener,
+    OnFailure,
+    Problem,
+    require_on_failure,
+    solve_implicit,
+)
 from flow_solvers.linear import AdjointSolver
 from flow_solvers.maps import BoundMap
 from flow_solvers.solution import Solution, SolverError
@@ -29,6 +35,7 @@ def resolvent(
     start: Float[Tensor, " batch *shape"] | None = None,
     lipschitz: float | None = None,
     on_failure: OnFailure = "raise",
+    listener: DerivativeListener | None = None,
 ) -> Solution:
     """Solve w + G(w) = x for w, differentiably.
 
@@ -45,8 +52,10 @@ def resolvent(
         start: First iterate, defaults to x. Gets no gradient: the solution does not depend on it.
         lipschitz: A certified Lipschitz constant of G. Makes the default solver's last resort
             sufficient and gives the solution its error bound.
-        on_failure: Raise if a sample is not solved, in the derivatives too, or return and leave
-            it to the caller to look at `status`.
+        on_failure: Raise if a sample is not solved, in the derivatives too; or return, leave it to
+            the caller to look at `status`, and warn of derivatives.
+        listener: Told of every linear solve of the derivatives, with its status. Where it returns
+            True it deals with failures, and nothing is raised or warned of.
 
     Raises:
         SolverError: A sample was not solved and `on_failure` is "raise".
@@ -63,6 +72,7 @@ def resolvent(
         adjoint or default_adjoint(dim),
         tolerance,
         on_failure,
+        listener,
     )
     first = x.detach() if start is None else start.detach().to(x.dtype)
     solution = solve_implicit(problem, x, first, tensors)

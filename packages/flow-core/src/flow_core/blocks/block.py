@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flow_core.bijection import Bijection, Context
 from flow_core.blocks.solve import Solve
 from flow_core.maps import LipschitzMap
-from flow_core.record import post_log_det, post_solution
+from flow_core.record import derivative_listener, post_log_det, post_solution
 
 
 class FixedPointBlock(Bijection):
@@ -31,7 +31,8 @@ class FixedPointBlock(Bijection):
     def _resolvent(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
         """The solution of w + G(w) = x, recorded."""
         try:
-            solution = self.solve(bound, x)
+            listener = derivative_listener(self, raises=self.solve.on_failure == "raise")
+            solution = self.solve(bound, x, listener)
         except SolverError as error:
             if error.solution is not None:
                 post_solution(self, error.solution)

@@ -6,6 +6,7 @@ from typing import Literal
 from flow_solvers import (
     AdjointSolver,
     BoundMap,
+    DerivativeListener,
     Solution,
     Solver,
     Tolerance,
@@ -38,8 +39,13 @@ class Solve:
     def __post_init__(self) -> None:
         require_on_failure(self.on_failure)
 
-    def __call__(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
-        """Solve w + G(w) = x, differentiably."""
+    def __call__(
+        self,
+        bound: BoundMap,
+        x: Float[Tensor, " batch *shape"],
+        listener: DerivativeListener | None = None,
+    ) -> Solution:
+        """Solve w + G(w) = x, differentiably; see `flow_solvers.resolvent`."""
         return resolvent(
             bound,
             x,
@@ -47,4 +53,5 @@ class Solve:
             adjoint=self.adjoint,
             tolerance=self.tolerance,
             on_failure=self.on_failure,
+            listener=listener,
         )
