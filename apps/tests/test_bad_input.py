@@ -144,6 +144,19 @@ def test_an_existing_run_is_refused(cli: Cli, run: Path) -> None:
     assert snapshot(run) == before
 
 
+def test_a_batch_that_no_memory_holds_is_one_error(cli: Cli, tmp_path: Path) -> None:
+    options = ("toy2d", *TOY, "--batch-size", 10**13, "--out", tmp_path / "run")
+    assert_one_error(cli(*options), "memory")
+
+
+def test_a_run_cannot_end_before_the_steps_that_it_has_done(cli: Cli, run: Path) -> None:
+    (run / "summary.json").unlink()
+    before = snapshot(run)
+    result = cli("toy2d", "--resume", "--iterations", 1, "--out", run)
+    assert_one_error(result, "iterations: 2 steps are done already")
+    assert snapshot(run) == before
+
+
 @pytest.mark.parametrize("command", ["toy2d --resume --out", "evaluate", "sample"])
 def test_no_such_run(cli: Cli, tmp_path: Path, command: str) -> None:
     missing = tmp_path / "nowhere"

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from flow_apps.errors import ConfigError
 from flow_apps.training import RunFolder, TrainingConfig
+from flow_apps.training.files import write_json
 from flow_apps.training.metrics import (
     JsonLines,
     TensorBoard,
@@ -60,6 +61,15 @@ def test_a_tracker_gets_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tracker_that_is_not_installed_is_named() -> None:
     with pytest.raises(ConfigError, match="trackio is not installed"):
         require_trackers(TrainingConfig(trackers=("trackio",)))
+
+
+def test_objects_are_json_even_with_infinity(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"growth_bound": {"layers.0": math.inf}, "errors": [1.0, math.nan]})
+    text = path.read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    assert json.loads(text) == {"growth_bound": {"layers.0": "inf"}, "errors": [1.0, "nan"]}
 
 
 def test_a_test_that_was_nan_makes_the_mean_nan(tmp_path: Path) -> None:

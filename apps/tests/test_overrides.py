@@ -109,3 +109,5 @@ def test_learning_rate_warms_up_and_steps_down() -> None:
     )
     rates = [config.learning_rate_at(step) for step in (1, 2, 5, 6, 10, 11, 15)]
     assert rates == [0.5, 1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
+    slow = TrainingConfig(iterations=15, learning_rate=1.0, warmup=10, milestones=((1 / 3, 0.2),))
+    assert [slow.learning_rate_at(step) for step in (5, 6, 10)] == pytest.approx([0.5, 0.12, 0.2])

@@ -59,12 +59,17 @@ def one_line_errors() -> Generator[None, None, None]:
     """
     try:
         yield
-    except (AppError, ValueError, OSError) as error:
-        if "FLOW_TRACEBACK" in os.environ:
+    except (AppError, ValueError, OSError, MemoryError, RuntimeError) as error:
+        if "FLOW_TRACEBACK" in os.environ or not _is_actionable(error):
             raise
         message = " ".join(str(error).split())
         typer.echo(f"error: {message}", err=True)
         raise typer.Exit(1) from None
+
+
+def _is_actionable(error: Exception) -> bool:
+    """Whether a user can do something: of torch's own errors only about a lack of memory."""
+    return not isinstance(error, RuntimeError) or "memory" in str(error)
 
 
 def _train(

@@ -117,12 +117,26 @@ def _train(
             say(f"{folder.path} is finished already; nothing to do", visible=here.is_first)
             return True
         resume(engine)
+        _require_steps_ahead(engine)
         _describe(folder, request, preset, config, here)
     finished = engine.run()
     if here.is_first:
         draw_learning_curve(folder.metrics_path, folder.figures / "learning_curve.png")
         _tell(folder, engine, finished=finished)
     return finished
+
+
+def _require_steps_ahead(engine: Engine) -> None:
+    """Refuse a length that the run has passed, before its config says so.
+
+    Raises:
+        ConfigError: If there are fewer iterations than steps done.
+    """
+    done, wanted = engine.state.step, engine.config.iterations
+    if done > wanted:
+        raise ConfigError(
+            f"iterations: {done} steps are done already, the run cannot end at {wanted}"
+        )
 
 
 def build_objective(experiment: Experiment, config: ExperimentConfig) -> InvertibleObjective:

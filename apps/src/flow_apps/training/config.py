@@ -95,8 +95,9 @@ class TrainingConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step; the first step is 1."""
-        factor = min(1.0, step / self.warmup) if self.warmup else 1.0
+        warm = min(1.0, step / self.warmup) if self.warmup else 1.0
+        factor = 1.0
         for fraction, lower in sorted(self.milestones):
             if step > fraction * self.iterations:
                 factor = lower
-        return self.learning_rate * factor * self.decay ** (step - 1)
+        return self.learning_rate * warm * factor * self.decay ** (step - 1)

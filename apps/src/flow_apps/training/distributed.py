@@ -85,8 +85,7 @@ def ranks(device: str) -> Generator[Ranks, None, None]:
         yield Ranks(0, 1, local)
         return
     if local.type == "cuda":
-        local = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(local)
+        local = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world, local)
@@ -95,7 +94,7 @@ def ranks(device: str) -> Generator[Ranks, None, None]:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; a CUDA device becomes the current one, whose generator is seeded.
 
     Raises:
         ConfigError: If the device is not there.
@@ -108,4 +107,9 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(f"device: expected cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, but torch finds no CUDA device; use cpu")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device: {name} was asked for, but there are {count} CUDA devices")
+        torch.cuda.set_device(device)
     return device

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 TEMPORARY_PREFIX = ".unfinished-"
 
@@ -30,8 +32,20 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object atomically, in a form that people read."""
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write a JSON object atomically, in a form that people read; see `json_values`."""
+    text = json.dumps(json_values(content), indent=2, allow_nan=False)
+    write_atomic(path, f"{text}\n".encode())
+
+
+def json_values(value: object) -> object:
+    """NaN and infinity as texts inside any containers, because JSON has none."""
+    if isinstance(value, Mapping):
+        return {name: json_values(v) for name, v in cast(Mapping[str, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [json_values(v) for v in cast(Sequence[object], value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def remove_unfinished(folder: Path) -> None:

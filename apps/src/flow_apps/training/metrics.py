@@ -4,14 +4,13 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import math
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from flow_apps.errors import ConfigError
 from flow_apps.training.config import TrainingConfig
-from flow_apps.training.files import write_atomic
+from flow_apps.training.files import json_values, write_atomic
 from flow_apps.training.overrides import to_json
 from flow_apps.training.tensorboard import EventFile
 
@@ -35,7 +34,8 @@ class JsonLines:
 
     def log(self, step: int, split: str, values: Values) -> None:
         """Append a line."""
-        line = json.dumps({"step": step, "split": split} | _finite(values))
+        row = json_values({"step": step, "split": split, **values})
+        line = json.dumps(row, allow_nan=False)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -134,16 +134,3 @@ def flatten(values: Values, prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float):
             flat[f"{prefix}{name}"] = float(value)
     return flat
-
-
-def _finite(values: Values) -> dict[str, object]:
-    """NaN and infinity as texts, because JSON has none."""
-    cleaned: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            cleaned[name] = _finite(cast(Values, value))
-        elif isinstance(value, float) and not math.isfinite(value):
-            cleaned[name] = str(value)
-        else:
-            cleaned[name] = value
-    return cleaned

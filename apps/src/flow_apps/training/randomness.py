@@ -24,12 +24,16 @@ def generator(*parts: int | str) -> torch.Generator:
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed the default generators for a step.
 
-    The CPU's is equal on all processes, because lengths of series are drawn there and must agree;
-    the accelerator's differs, because probes are drawn there.
+    Noise and probes are drawn on the device, and are others on every process. Beside an accelerator
+    the CPU's generator is equal on all of them: lengths of series are drawn there, and processes
+    whose lengths differ would wait for each other.
     """
-    torch.default_generator.manual_seed(derive_seed(seed, "step", step))
+    of_rank = derive_seed(seed, "step", step, rank)
     if device.type == "cuda":
-        torch.cuda.manual_seed(derive_seed(seed, "step", step, rank))
+        torch.default_generator.manual_seed(derive_seed(seed, "step", step))
+        torch.cuda.manual_seed(of_rank)
+    else:
+        torch.default_generator.manual_seed(of_rank)
 
 
 @contextmanager
