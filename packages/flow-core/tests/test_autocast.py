@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from flow_core.base import StandardNormal
 from flow_core.bijection import Bijection
-from flow_core.blocks import Implicit, Monotone, Residual
+from flow_core.blocks import Implicit, Monotone, Residual, with_estimator
+from flow_core.distributions import Flow
+from flow_core.layers import SelfNormConv2d, TrainingSurrogate
 from flow_core.maps import DenseNet
 from flow_core.models import FlowConfig, image_flow
+from flow_logdet import Fixed, Krylov, Recompute
+from torch import Tensor
 
 
 def image_net() -> DenseNet:
@@ -39,6 +44,40 @@ def test_round_trip_under_autocast(kind: str, vector: bool) -> None:
     torch.testing.assert_close(got_log_det, log_det, rtol=0, atol=1e-5)
     torch.testing.assert_close(again, x, rtol=0, atol=2e-5)  # bfloat16 would leave 5e-3
     torch.testing.assert_close(back, -log_det, rtol=0, atol=1e-4)
+
+
+def gradients(loss: Callable[[], Tensor], layer: Bijection, *, half: bool) -> Tensor:
+    """Gradients by all parameters, with the backward pass inside autocast too."""
+    layer.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        torch.autograd.backward(loss())
+    return torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None])
+
+
+def test_recomputed_gradients_are_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    block = Residual(image_net())
+    x, probe = torch.randn(4, 2, 3, 3), Fixed(torch.randn(1, 4, 2, 3, 3))
+
+    def loss() -> Tensor:
+        return block(x)[1].sum()
+
+    with with_estimator(block, Recompute(Krylov(probe=probe))):
+        exact, found = (gradients(loss, block, half=half) for half in (False, True))
+    torch.testing.assert_close(found, exact)
+
+
+def test_gradients_of_a_surrogate_are_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer = SelfNormConv2d(2, 3, (3, 3))
+    model = TrainingSurrogate(Flow(StandardNormal((2, 3, 3)), layer))
+    x = torch.randn(4, 2, 3, 3)
+
+    def loss() -> Tensor:
+        return model(x).surrogate.sum()
+
+    exact, found = (gradients(loss, layer, half=half) for half in (False, True))
+    torch.testing.assert_close(found, exact)
 
 
 def test_a_list_is_refused_by_name() -> None:

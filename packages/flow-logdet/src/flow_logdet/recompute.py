@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
+from flow_solvers import without_autocast
 from flow_solvers.maps import BoundMap, Index, Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -160,7 +161,7 @@ class _Rebuild(Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         needed: tuple[bool, ...] = ctx.needs_input_grad[3:]
-        with torch.enable_grad():
+        with without_autocast(saved[0]), torch.enable_grad():
             aliases = [t.detach().requires_grad_(n) for t, n in zip(saved, needed, strict=True)]
             linearization = ctx.bound.with_tensors(aliases[1:]).linearize(aliases[0])
             outputs = _outputs(linearization, ctx.slot, grad_outputs)

@@ -5,6 +5,7 @@
 from typing import Any, cast, final
 
 import torch
+from flow_solvers import without_autocast
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -146,9 +147,10 @@ class _HalfGradients(Function):
                 "create_graph, or differentiate log_prob, which is exact"
             )
         x, weight, inverse, moved = ctx.saved_tensors
-        by_x = _by_input(x, weight, cotangents[0])
-        by_weight = _by_kernel(x, weight, cotangents[0])
-        by_inverse = _by_kernel(moved, inverse, by_x)
+        with without_autocast(x):
+            by_x = _by_input(x, weight, cotangents[0])
+            by_weight = _by_kernel(x, weight, cotangents[0])
+            by_inverse = _by_kernel(moved, inverse, by_x)
         return by_x, 0.5 * by_weight, -0.5 * by_inverse, cotangents[0].sum((0, 2, 3))
 
 
