@@ -3,7 +3,11 @@
 TRITON_INTERPRET=1 pytest -m triton
 """
 
+import importlib
 import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,6 +22,12 @@ pytestmark = [
     # The exact values come from float64, which the kernel leaves to the other path.
     pytest.mark.filterwarnings("ignore:inverse_conv2d. the Triton kernel is not used"),
 ]
+
+
+def triton_kernel() -> ModuleType:
+    """Imported where it is used: Triton looks at TRITON_INTERPRET when it is."""
+    return importlib.import_module("flow_kernels.inverse_conv.triton_kernel")
+
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
@@ -82,6 +92,28 @@ def test_groups_are_one_launch() -> None:
     z = inverse_conv2d(x, weight, orders=ORDERS)
     exact = inverse_conv2d(x.double(), weight.double(), orders=ORDERS)
     torch.testing.assert_close(z.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_it_is_launched_on_the_device_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton itself takes the current device, whose memory may be another."""
+    chosen: list[torch.device] = []
+    launched: list[torch.device] = []
+
+    @contextmanager
+    def device_of(x: Tensor) -> Generator[None]:
+        chosen.append(x.device)
+        yield
+        chosen.pop()
+
+    class Kernel:
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            return lambda *_, **__: launched.extend(chosen)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(triton_kernel(), "_solve", Kernel())
+    x, weight = problem(2, (3, 3), (2, 2))
+    inverse_conv2d(x, weight)
+    assert launched == [x.device]
 
 
 def test_nothing_is_copied_from_the_host_twice(monkeypatch: pytest.MonkeyPatch) -> None:

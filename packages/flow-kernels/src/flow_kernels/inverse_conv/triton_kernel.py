@@ -11,6 +11,7 @@ a tile are done strip by strip. z itself is the scratch: its pixels are contiguo
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
 from jaxtyping import Float, Int
@@ -39,22 +40,24 @@ def launch(
     batch, height, width, groups, _, channels = first.shape
     if not first.numel():
         return
-    _solve[(batch, groups)](
-        first,
-        z,
-        taps,
-        orders,
-        height,
-        width,
-        groups * channels,
-        C=channels,
-        KH=taps.shape[1],
-        KW=taps.shape[2],
-        ROWS=max(_SMALLEST, min(rows, triton.next_power_of_2(height))),
-        COLUMNS=max(_SMALLEST, triton.next_power_of_2(channels)),
-        # What Triton up to 3.9 does unasked; it warns that later ones will not.
-        enable_fp_fusion=True,
-    )
+    # Triton launches on the current device.
+    with torch.cuda.device_of(first):
+        _solve[(batch, groups)](
+            first,
+            z,
+            taps,
+            orders,
+            height,
+            width,
+            groups * channels,
+            C=channels,
+            KH=taps.shape[1],
+            KW=taps.shape[2],
+            ROWS=max(_SMALLEST, min(rows, triton.next_power_of_2(height))),
+            COLUMNS=max(_SMALLEST, triton.next_power_of_2(channels)),
+            # What Triton up to 3.9 does unasked; it warns that later ones will not.
+            enable_fp_fusion=True,
+        )
 
 
 @triton.jit
