@@ -142,6 +142,15 @@ def test_nothing_is_read_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -
         assert bool(inverse_conv2d(x, weight, orders=order).isfinite().all())
 
 
+def test_no_images_are_solved_and_differentiated() -> None:
+    x, weight = problem(4, (3, 5), (2, 2), groups=2)
+    leaves = x[:0].requires_grad_(), weight.requires_grad_()
+    z = inverse_conv2d(*leaves, orders=("TL", "BR"))
+    by_x, by_weight = grad(z.sum(), leaves)
+    assert z.shape == by_x.shape == (0, 4, 3, 5)
+    assert not bool(by_weight.any())
+
+
 def test_gradients_are_those_of_the_other_path() -> None:
     x, weight = problem(3, (4, 3), (2, 2))
     along = torch.randn_like(x)

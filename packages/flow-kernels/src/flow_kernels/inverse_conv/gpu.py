@@ -42,7 +42,7 @@ def solve(
     taps = torch.stack([s.taps for s in steps]).view(groups, *size, channels, channels).flip(2)
     z = torch.empty_like(first)
     launch(first, z, taps.contiguous(), _on_device(tuple(orders), x.device), rows=_ROWS)
-    return z.view(len(x), x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2).contiguous()
+    return z.flatten(3).permute(0, 3, 1, 2).contiguous()
 
 
 @cache
