@@ -127,7 +127,10 @@ def test_dual_numbers_are_not_dropped() -> None:
     torch.testing.assert_close(moved, inverse_conv2d(tangent, weight.detach()))
 
 
-@pytest.mark.parametrize(("by_x", "by_weight"), [(0, None), (None, 0), (1, 0), (0, 1)])
+@pytest.mark.parametrize(
+    ("by_x", "by_weight"),
+    [(0, None), (3, None), (None, 0), (None, 3), (1, 0), (0, 1), (2, 0), (3, 4), (4, 2)],
+)
 def test_vmap(by_x: int | None, by_weight: int | None) -> None:
     count = 3
     x, weight, _ = (t.detach() for t in inputs(4, 2, (3, 4), (2, 2)))
@@ -149,6 +152,17 @@ def test_vmap(by_x: int | None, by_weight: int | None) -> None:
         ]
     )
     torch.testing.assert_close(got, alone)
+
+
+@pytest.mark.parametrize(("by_x", "by_weight"), [(0, None), (None, 0), (3, 1)])
+def test_vmap_over_nothing(by_x: int | None, by_weight: int | None) -> None:
+    x, weight = torch.ones(2, 4, 3, 5), torch.ones(4, 2, 2, 2)
+    xs = x if by_x is None else torch.stack([x], by_x).narrow(by_x, 0, 0)
+    weights = (
+        weight if by_weight is None else torch.stack([weight], by_weight).narrow(by_weight, 0, 0)
+    )
+    got = torch.vmap(inverse_conv2d, in_dims=(by_x, by_weight))(xs, weights)
+    assert got.shape == (0, *x.shape)
 
 
 def test_jacobians_of_torch_func() -> None:

@@ -128,8 +128,8 @@ def _triangular(
     weight: Tensor, groups: int, log_diagonal: Tensor | None
 ) -> Float[Tensor, "groups out_channels in_channels height width"]:
     """The kernels of all groups, with what is not used of the last tap replaced."""
-    kernel = weight.view(groups, -1, *weight.shape[1:])
-    size, to_last_tap = kernel.shape[1], (kernel.shape[4] - 1, 0, kernel.shape[3] - 1, 0)
+    size, to_last_tap = weight.shape[1], (weight.shape[3] - 1, 0, weight.shape[2] - 1, 0)
+    kernel = weight.view(groups, size, *weight.shape[1:])
     diagonal = (
         kernel.new_ones(groups, size)
         if log_diagonal is None
@@ -259,16 +259,18 @@ class _Solve(Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         x, kernel, orders, transposed = args
         x_dim, kernel_dim, _, _ = in_dims
-        count: int = info.batch_size
         if kernel_dim is None:
-            folded = x.movedim(x_dim, 0)
-            z = _solve(folded.flatten(0, 1), kernel, orders, transposed=transposed)
-            return z.view(count, -1, *z.shape[1:]), 0
-        channels = x.shape[1 if x_dim is None else 2]
-        wide = x.repeat(1, count, 1, 1) if x_dim is None else x.movedim(x_dim, 1).flatten(1, 2)
+            images = x.movedim(x_dim, 0)
+            z = _solve(images.flatten(0, 1), kernel, orders, transposed=transposed)
+            return z.view(images.shape), 0
+        count: int = info.batch_size
+        images = x.unsqueeze(1) if x_dim is None else x.movedim(x_dim, 1)
+        images = images.expand(-1, count, -1, -1, -1)
+        if not count:
+            return images.clone(), 1
         kernels = kernel.movedim(kernel_dim, 0).flatten(0, 1)
-        z = _solve(wide, kernels, orders * count, transposed=transposed)
-        return z.view(len(z), count, channels, *z.shape[2:]), 1
+        z = _solve(images.flatten(1, 2), kernels, orders * count, transposed=transposed)
+        return z.view(images.shape), 1
 
 
 keep_signature(_Solve)
