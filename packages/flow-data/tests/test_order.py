@@ -1,6 +1,7 @@
 """Permutations, splits and batches: fixed for ever, balanced, and free of global state."""
 
 import math
+from importlib import import_module
 from itertools import islice
 
 import numpy as np
@@ -19,6 +20,7 @@ from flow_data import (
     splits,
 )
 from flow_data.order import splitmix64
+from torch import Tensor
 
 
 def numbered(count: int) -> ImageSet:
@@ -135,6 +137,27 @@ def test_dropping_the_last_batch_keeps_the_size() -> None:
 def test_epochs_have_different_orders() -> None:
     first, second = (batch_indices(50, 50, step, seed=0) for step in range(2))
     assert not torch.equal(first, second)
+
+
+def test_an_epoch_is_sorted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorted_epochs: list[int] = []
+
+    def counted(count: int, *, seed: int, stream: int) -> Tensor:
+        sorted_epochs.append(stream)
+        return permutation(count, seed=seed, stream=stream)
+
+    # By name `flow_data.batches` is the function.
+    monkeypatch.setattr(import_module("flow_data.batches"), "permutation", counted)
+    for step in range(15):
+        batch_indices(1003, 200, step, seed=12345)
+    assert sorted_epochs == [0, 1, 2]
+
+
+def test_a_batch_that_is_written_to_changes_no_other() -> None:
+    expected = batch_indices(10, 5, 0, seed=8).tolist()
+    batch_indices(10, 5, 0, seed=8).fill_(-1)
+    assert batch_indices(10, 5, 0, seed=8).tolist() == expected
+    assert expected == permutation(10, seed=8, stream=0)[:5].tolist()
 
 
 @pytest.mark.parametrize("drop_last", [True, False])

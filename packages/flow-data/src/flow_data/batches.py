@@ -4,6 +4,7 @@ There is no loader state to save: a run that resumes at step s asks for step s.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from jaxtyping import Int, UInt8
 from torch import Tensor
@@ -53,8 +54,8 @@ def batch_indices(
         ValueError: The step is negative, or as in `batches_per_epoch`.
     """
     epoch, position = _locate(count, batch_size, step, drop_last)
-    order = permutation(count, seed=seed, stream=epoch)
-    return order[position * batch_size : (position + 1) * batch_size]
+    batch = _order(count, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    return batch.clone()  # who writes to it must not change the epoch
 
 
 def batches(
@@ -80,6 +81,12 @@ def in_order(images: ImageSet, batch_size: int) -> Iterator[Images]:
     if batch_size < 1:
         raise ValueError(f"expected a batch size >= 1, got {batch_size}")
     return (images.images[k : k + batch_size] for k in range(0, len(images), batch_size))
+
+
+# Sorting a large set takes far longer than a batch: once an epoch, and two for what looks ahead.
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:
+    return permutation(count, seed=seed, stream=epoch)
 
 
 def _locate(count: int, batch_size: int, step: int, drop_last: bool) -> tuple[int, int]:
