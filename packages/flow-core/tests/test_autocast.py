@@ -1,4 +1,4 @@
-"""Blocks keep the precision of their input where autocast would lower it."""
+"""Bijections keep the precision of their input where autocast would lower it, and widen half."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from flow_core.base import StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.blocks import Implicit, Monotone, Residual, with_estimator
 from flow_core.distributions import Flow
-from flow_core.layers import SelfNormConv2d, TrainingSurrogate
+from flow_core.layers import ActNorm, SelfNormConv2d, TrainingSurrogate
 from flow_core.maps import DenseNet
 from flow_core.models import FlowConfig, image_flow
 from flow_logdet import Fixed, Krylov, Recompute
@@ -105,3 +105,44 @@ def test_a_deep_chain_of_couplings_inverts_under_autocast() -> None:
         again, back = flow.bijection.inverse_and_log_det(z)
     torch.testing.assert_close(again, x, rtol=0, atol=2e-5)
     torch.testing.assert_close(back, -log_det, rtol=0, atol=5e-3)
+
+
+def tensors(result: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32], ids=["float32"])
+def test_half_precision_is_widened_under_autocast(
+    bijection: Bijection, x: Tensor, context: Tensor | None
+) -> None:
+    """As after a convolution that autocast has rounded: computed as if given in float32."""
+    half, h = x.bfloat16(), None if context is None else context.bfloat16()
+    wide = None if h is None else h.float()
+    y = bijection.transform(half.float(), context=wide).bfloat16()
+    calls: list[tuple[Callable[..., Tensor | tuple[Tensor, Tensor]], Tensor]] = [
+        (bijection.transform, half),
+        (bijection, half),
+        (bijection.inverse, y),
+        (bijection.inverse_and_log_det, y),
+    ]
+    for method, point in calls:
+        expected = tensors(method(point.float(), context=wide))
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            got = tensors(method(point, context=h))
+        assert [t.dtype for t in got] == [torch.float32] * len(expected)
+        for one, other in zip(got, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_of_half_precision_are_those_of_float32() -> None:
+    """In bfloat16 not even the number of values would be exact."""
+    x = (3 + torch.randn(301, 2, generator=torch.Generator().manual_seed(0))).bfloat16()
+    layer, other = ActNorm(2), ActNorm(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = layer.initialize(x)
+    assert torch.equal(got, other.initialize(x.float()))
+
+
+def test_without_autocast_half_precision_is_not_converted() -> None:
+    layer = ActNorm(2).bfloat16()
+    assert layer.initialize(torch.randn(8, 2).bfloat16()).dtype == torch.bfloat16

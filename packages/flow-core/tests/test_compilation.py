@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from flow_core import Chain, DenseNet, Monotone, Residual, compile_maps, update_lipschitz
+from flow_core.layers import InverseConv2d
 from torch import Tensor
 from torch.autograd import grad
 
@@ -95,3 +96,12 @@ def test_a_compiled_model_can_be_pickled_and_copied() -> None:
     y = fast.transform(x, context=context)
     for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
         torch.testing.assert_close(other.transform(x, context=context), y, rtol=0, atol=0)
+
+
+def test_half_precision_is_widened_in_one_graph() -> None:
+    layer, x = InverseConv2d(2), torch.randn(3, 2, 4, 4).bfloat16()
+    compiled = torch.compile(layer.transform_and_log_det, fullgraph=True, backend="eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, log_det = compiled(x)
+    assert (z.dtype, log_det.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(z, layer.transform(x.float()))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 
 
 class DataDependent(Bijection):
@@ -29,6 +30,7 @@ class DataDependent(Bijection):
     def fit(self, x: Tensor, *, context: Context = None) -> None:
         """Set the parameters from a batch; the statistics are those of all ranks together."""
 
+    @without_rounding
     def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:
         """Set the parameters unless they are set, and return the transformed batch.
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 from flow_core.statistics import true_on_all_ranks
 
 
@@ -50,15 +51,18 @@ class LogitTransform(Bijection):
             )
         return self.transform(x, context=context)
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """logit(α + (1 − 2α)·x)."""
         log_s, log_t = self._logs(x)
         return log_s - log_t
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """(sigmoid(y) − α) / (1 − 2α)."""
         return (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
 
+    @without_rounding
     def transform_and_log_det(
         self,
         x: Tensor,
@@ -69,6 +73,7 @@ class LogitTransform(Bijection):
         log_s, log_t = self._logs(x)
         return log_s - log_t, (self._log_slope() - log_s - log_t).flatten(1).sum(1)
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:

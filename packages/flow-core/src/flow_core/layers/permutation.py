@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -43,6 +44,7 @@ class Permutation(Bijection):
         """Size shown in the representation of a model."""
         return f"channels={self.index.numel()}"
 
+    @without_rounding
     def transform(
         self,
         x: Float[Tensor, "batch channels *spatial"],
@@ -52,6 +54,7 @@ class Permutation(Bijection):
         """The channels of x in the order `index`."""
         return self._check(x).index_select(1, self.index)
 
+    @without_rounding
     def inverse(
         self,
         y: Float[Tensor, "batch channels *spatial"],
@@ -61,12 +64,14 @@ class Permutation(Bijection):
         """The channels of y back where they came from."""
         return self._check(y).index_select(1, torch.argsort(self.index))
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """The channels of x in the order `index`; the log-determinant is 0."""
         return self.transform(x, context=context), x.new_zeros(x.shape[0])
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:

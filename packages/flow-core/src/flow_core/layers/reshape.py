@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -36,6 +37,7 @@ class Reshape(Bijection):
         """Shapes shown in the representation of a model."""
         return f"{self.source} -> {self.target}"
 
+    @without_rounding
     def transform(
         self,
         x: Float[Tensor, " batch *source"],
@@ -45,6 +47,7 @@ class Reshape(Bijection):
         """The values of x in the target shape."""
         return _reshaped(x, self.source, self.target)
 
+    @without_rounding
     def inverse(
         self,
         y: Float[Tensor, " batch *target"],
@@ -54,12 +57,14 @@ class Reshape(Bijection):
         """The values of y in the source shape."""
         return _reshaped(y, self.target, self.source)
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """The values of x in the target shape; the log-determinant is 0."""
         return self.transform(x, context=context), x.new_zeros(x.shape[0])
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, Context
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -29,6 +30,7 @@ class Squeeze(Bijection):
         """Factor shown in the representation of a model."""
         return f"factor={self.factor}"
 
+    @without_rounding
     def transform(
         self,
         x: Float[Tensor, "batch c h w"],
@@ -47,6 +49,7 @@ class Squeeze(Bijection):
         cells = x.reshape(batch, c, h // f, f, w // f, f)
         return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, c * f * f, h // f, w // f)
 
+    @without_rounding
     def inverse(
         self,
         y: Float[Tensor, "batch c h w"],
@@ -64,12 +67,14 @@ class Squeeze(Bijection):
         cells = y.reshape(batch, c // (f * f), f, f, h, w)
         return cells.permute(0, 1, 4, 2, 5, 3).reshape(batch, c // (f * f), h * f, w * f)
 
+    @without_rounding
     def transform_and_log_det(
         self, x: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:
         """Pixels to channels; the log-determinant is 0."""
         return self.transform(x, context=context), x.new_zeros(x.shape[0])
 
+    @without_rounding
     def inverse_and_log_det(
         self, y: Tensor, *, context: Context = None
     ) -> tuple[Tensor, Float[Tensor, " batch"]]:

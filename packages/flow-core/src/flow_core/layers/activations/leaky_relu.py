@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Context
 from flow_core.layers.activations.base import Elementwise
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -31,14 +32,17 @@ class LeakyReLU(Elementwise):
         """a shown in the representation of a model."""
         return f"negative_slope={self.negative_slope}"
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """x or a·x."""
         return torch.where(x < 0, x * self.negative_slope, x)
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """y or y/a."""
         return torch.where(y < 0, y / self.negative_slope, y)
 
+    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """0 or log a."""
         return (x < 0).to(x.dtype) * math.log(self.negative_slope)
@@ -57,14 +61,17 @@ class LearnableLeakyReLU(Elementwise):
         super().__init__()
         self.raw_slope = nn.Parameter(torch.zeros(()))
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """x or s·x."""
         return torch.where(x < 0, x * self._slope(), x)
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """y or y/s."""
         return torch.where(y < 0, y / self._slope(), y)
 
+    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """0 or log s."""
         return (x < 0).to(x.dtype) * self._slope().log()

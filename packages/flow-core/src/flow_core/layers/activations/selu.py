@@ -9,6 +9,7 @@ from torch import Tensor
 from flow_core.bijection import Context
 from flow_core.layers.activations.base import Elementwise
 from flow_core.lipschitz.activations.rectifier import SELU_ALPHA, SELU_SCALE
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -24,16 +25,19 @@ class SELU(Elementwise):
 
     limit = SELU_SCALE * SELU_ALPHA
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """λ·x or λα·(e^x − 1)."""
         # Unfilled, the branch not taken would overflow, and its gradient be NaN.
         below = torch.expm1(x.masked_fill(x > 0, 0))
         return torch.where(x > 0, SELU_SCALE * x, self.limit * below)
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """y/λ or log(1 + y/(λα))."""
         return torch.where(y > 0, y / SELU_SCALE, torch.log1p(y / self.limit))
 
+    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log λ or log(λα) + x."""
         return torch.where(x > 0, math.log(SELU_SCALE), math.log(self.limit) + x)

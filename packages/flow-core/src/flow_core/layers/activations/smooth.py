@@ -10,6 +10,7 @@ from torch import Tensor
 from flow_core.bijection import Context
 from flow_core.layers.activations.base import Elementwise
 from flow_core.layers.activations.newton import newton_root, newton_steps
+from flow_core.rounding import without_rounding
 
 
 @final
@@ -40,15 +41,18 @@ class SmoothLeakyReLU(Elementwise):
         """α shown in the representation of a model."""
         return f"alpha={self.alpha}"
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """α·x + (1 − α)·log(1 + e^x)."""
         return self.alpha * x + (1 - self.alpha) * _softplus(x)
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """The x with α·x + (1 − α)·log(1 + e^x) = y."""
         start = torch.minimum(y, y / self.alpha)
         return newton_root(self.transform, self._slope, y, start, self._steps)
 
+    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log(α + e^x) − log(1 + e^x), which is exactly 0 or log α far from 0."""
         log_alpha = math.log(self.alpha)
@@ -91,15 +95,18 @@ class SmoothTanh(Elementwise):
         """α and β shown in the representation of a model."""
         return f"alpha={self.alpha}, beta={self.beta}"
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """tanh(α·x) + β·x."""
         return torch.tanh(self.alpha * x) + self.beta * x
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """The x with tanh(α·x) + β·x = y."""
         size = torch.maximum(y.abs() / (self.alpha + self.beta), (y.abs() - 1) / self.beta)
         return newton_root(self.transform, self._slope, y, size.copysign(y), self._steps)
 
+    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log(β + α/cosh²(αx))."""
         return self._slope(x).log()

@@ -13,6 +13,7 @@ from flow_core.bijection import Bijection, Context
 from flow_core.combinators import Chain, Invert
 from flow_core.layers.convolutions.growth import Taps, bounded_taps, growth_bound
 from flow_core.record import post_growth
+from flow_core.rounding import without_rounding
 
 ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
 _INITIAL_SCALE = 0.2
@@ -87,6 +88,7 @@ class InverseConv2d(Bijection):
         """An upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where none is known."""
         return growth_bound(self.taps())
 
+    @without_rounding
     def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
         """Solve T z = x."""
         weight, log_diagonal = self.taps()
@@ -94,6 +96,7 @@ class InverseConv2d(Bijection):
         post_growth(self, x, z)
         return z
 
+    @without_rounding
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """Convolve: T y."""
         weight, log_diagonal = self.taps()
@@ -111,6 +114,7 @@ class InverseConv2d(Bijection):
         """T y and h·w·Σ log A_cc."""
         return self.inverse(y, context=context), self._log_det(y)
 
+    @without_rounding
     def _log_det(self, x: Tensor) -> Tensor:
         if self.log_diagonal is None:
             return x.new_zeros(x.shape[0])
