@@ -5,9 +5,10 @@ TRITON_INTERPRET=1 pytest -m triton
 
 import importlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from flow_kernels.inverse_conv import gpu
 from flow_kernels.inverse_conv.orders import codes
 from torch import Tensor
 from torch.autograd import grad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = [
     pytest.mark.triton,
@@ -27,6 +29,28 @@ pytestmark = [
 def triton_kernel() -> ModuleType:
     """Imported where it is used: Triton looks at TRITON_INTERPRET when it is."""
     return importlib.import_module("flow_kernels.inverse_conv.triton_kernel")
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
+    """Names of the operations that are no views, and rows of the matrices that are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
+        self.names: list[str] = []
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if not func.is_view:
+            self.names.append(func.name())
+        if func is torch.ops.aten.bmm.default:
+            self.rows.append(args[0].shape[1])
+        return func(*args, **kwargs or {})
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -92,6 +116,24 @@ def test_groups_are_one_launch() -> None:
     z = inverse_conv2d(x, weight, orders=ORDERS)
     exact = inverse_conv2d(x.double(), weight.double(), orders=ORDERS)
     torch.testing.assert_close(z.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_more_groups_are_no_more_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the images are multiplied as a whole, not pixel by pixel."""
+
+    def stub(*_: object, **__: object) -> None:
+        pass
+
+    monkeypatch.setattr(triton_kernel(), "launch", stub)
+    names: list[list[str]] = []
+    for groups in (2, 4, 8):
+        x, weight = problem(16, (5, 4), (2, 2), groups)
+        inverse_conv2d(x, weight, orders=(ORDERS * 2)[:groups])  # what is made once is there now
+        with Operations() as found:
+            inverse_conv2d(x, weight, orders=(ORDERS * 2)[:groups])
+        names.append(found.names)
+        assert found.rows[-1] == 20
+    assert names[0] == names[1] == names[2]
 
 
 def test_it_is_launched_on_the_device_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,32 +29,34 @@ class Recursion(NamedTuple):
         taps: For every row above, the taps of its columns from left to right below each other.
     """
 
-    first: Float[Tensor, "size size"]
-    taps: Float[Tensor, "rows inputs size"]
+    first: Float[Tensor, "*groups size size"]
+    taps: Float[Tensor, "*groups rows inputs size"]
 
 
 def recursion(
-    kernel: Float[Tensor, "channels channels height width"],
+    kernel: Float[Tensor, "*groups channels channels height width"],
     shape: tuple[int, int],
     *,
     upper: bool,
 ) -> Recursion:
     """What solves the convolution with a kernel, whose corner is lower or `upper` triangular."""
-    channels, _, *size = kernel.shape
-    index = _index((size[0], size[1]), shape, kernel.device)
+    *groups, channels, _, height, width = kernel.shape
+    index = _index((height, width), shape, kernel.device)
     rows, columns, pixels, _ = index.shape
     if upper:  # lower triangular with the channels in reverse
-        kernel = kernel.flip(0, 1)
-    taps = torch.cat((kernel.flatten(2).permute(2, 0, 1), kernel.new_zeros(1, channels, channels)))
+        kernel = kernel.flip(-4, -3)
+    none = kernel.new_zeros(*groups, 1, channels, channels)
+    taps = torch.cat((kernel.flatten(-2).movedim(-1, -3), none), -3)
     together = pixels * channels
-    blocks = taps[index].transpose(3, 4).reshape(rows, columns, together, together)
+    blocks = taps[..., index, :, :].transpose(-3, -2)
+    blocks = blocks.reshape(*groups, rows, columns, together, together)
     unit = torch.eye(together, dtype=kernel.dtype, device=kernel.device)
-    inverse = torch.linalg.solve_triangular(blocks[0, 0], unit, upper=False)
-    solved = inverse @ blocks
+    inverse = torch.linalg.solve_triangular(blocks[..., 0, 0, :, :], unit, upper=False)
+    solved = inverse[..., None, None, :, :] @ blocks
     if upper:
         inverse, solved = _reversed(inverse, channels), _reversed(solved, channels)
-    right = solved.transpose(2, 3).flip(1)
-    return Recursion(inverse.mT, right.reshape(rows, columns * together, together))
+    right = solved.mT.flip(-3)
+    return Recursion(inverse.mT, right.reshape(*groups, rows, columns * together, together))
 
 
 @cache

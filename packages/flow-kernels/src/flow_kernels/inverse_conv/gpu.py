@@ -1,5 +1,6 @@
 """Where the Triton kernel serves, and what surrounds it."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -35,14 +36,17 @@ def solve(
     from flow_kernels.inverse_conv.triton_kernel import launch  # noqa: PLC0415 (Triton is optional)
 
     groups, channels, _, *size = kernel.shape
-    steps = [recursion(own, (1, 1), upper=upper) for own in kernel]
-    pixels = x.permute(0, 2, 3, 1).unflatten(3, (groups, 1, channels))  # type: ignore[no-untyped-call] # torch has no types here
-    first = (pixels @ torch.stack([s.first for s in steps])).contiguous()
+    batch, _, *pixels = x.shape
+    steps = recursion(kernel, (1, 1), upper=upper)
+    # A matrix for every image, so that the product reads x where it lies.
+    matrices = steps.first.expand(batch, -1, -1, -1).flatten(0, 1)
+    by_channel = x.reshape(batch * groups, channels, math.prod(pixels))
+    first = torch.bmm(by_channel.mT, matrices).view(batch, groups, *pixels, channels)
     # Of each row from right to left: the pixel itself, its neighbour, …
-    taps = torch.stack([s.taps for s in steps]).view(groups, *size, channels, channels).flip(2)
+    taps = steps.taps.view(groups, *size, channels, channels).flip(2)
     z = torch.empty_like(first)
     launch(first, z, taps.contiguous(), _on_device(tuple(orders), x.device), rows=_ROWS)
-    return z.flatten(3).permute(0, 3, 1, 2).contiguous()
+    return z.flatten(2, 3).mT.contiguous().view(x.shape)
 
 
 @cache

@@ -21,8 +21,8 @@ _SMALLEST = 16
 
 
 def launch(
-    first: Float[Tensor, "batch height width groups 1 channels"],
-    z: Float[Tensor, "batch height width groups 1 channels"],
+    first: Float[Tensor, "batch groups height width channels"],
+    z: Float[Tensor, "batch groups height width channels"],
     taps: Float[Tensor, "groups kernel_height kernel_width channels channels"],
     orders: Int[Tensor, " groups"],
     *,
@@ -37,19 +37,19 @@ def launch(
         orders: A number per group, see `orders.codes`.
         rows: Most rows of a tile.
     """
-    batch, height, width, groups, _, channels = first.shape
+    batch, groups, height, width, channels = first.shape
     if not first.numel():
         return
     # Triton launches on the current device.
     with torch.cuda.device_of(first):
-        _solve[(batch, groups)](
+        _solve[(batch * groups,)](
             first,
             z,
             taps,
             orders,
             height,
             width,
-            groups * channels,
+            groups,
             C=channels,
             KH=taps.shape[1],
             KW=taps.shape[2],
@@ -69,17 +69,17 @@ def _solve(
     orders_ptr,
     height,
     width,
-    total,
+    groups,
     C: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    group = tl.program_id(1)
+    group = tl.program_id(0) % groups
     order = tl.load(orders_ptr + group)
     from_below, from_right = (order & 2) != 0, (order & 1) != 0
-    start = tl.program_id(0).to(tl.int64) * height * width * total + group * C
+    start = tl.program_id(0).to(tl.int64) * height * width * C
     lane = tl.arange(0, ROWS)
     c = tl.arange(0, COLUMNS)
     is_channel = c < C
@@ -92,7 +92,7 @@ def _solve(
             inside = (h < height) & (w >= 0) & (w < width)
             y = tl.where(from_below, height - 1 - h, h)
             x = tl.where(from_right, width - 1 - w, w)
-            place = start + (y * width + x)[:, None] * total + c[None, :]
+            place = start + (y * width + x)[:, None] * C + c[None, :]
             is_number = inside[:, None] & is_channel[None, :]
             rest = tl.load(first_ptr + place, mask=is_number, other=0.0)
             for up in tl.static_range(KH):
@@ -101,7 +101,7 @@ def _solve(
                         known = inside & (h >= up) & (w >= left)
                         back_y = tl.where(from_below, y + up, y - up)
                         back_x = tl.where(from_right, x + left, x - left)
-                        source = start + (back_y * width + back_x)[:, None] * total + c[None, :]
+                        source = start + (back_y * width + back_x)[:, None] * C + c[None, :]
                         is_known = known[:, None] & is_channel[None, :]
                         seen = tl.load(z_ptr + source, mask=is_known, other=0.0)
                         at = ((group * KH + up) * KW + left) * C * C
