@@ -113,7 +113,7 @@ def train(splits: ImageSplits, distribution: nn.Module, seconds: float) -> tuple
         step += 1
         chosen = torch.randint(len(splits.train), (BATCH,))
         optimizer.zero_grad()
-        torch.autograd.backward(-model(splits.train.images[chosen]).mean())
+        torch.autograd.backward(-model(splits.train.take(chosen)).mean())
         nn.utils.clip_grad_norm_(distribution.parameters(), 10.0)
         optimizer.step()
         if step % VALIDATE_EVERY == 0:

@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from flow_data import DataError, ImageSet, batches, load_imagenet, load_npz_images
+from flow_data import (
+    DataError,
+    ImageSet,
+    batch_indices,
+    batches,
+    in_order,
+    load_imagenet,
+    load_npz_images,
+    split_images,
+    splits,
+)
 from flow_data.images import imagenet
 from flow_data.images.published_imagenet import CHRABASZCZ, CHRABASZCZ_COUNTS, PIXELRNN_COUNTS
 from flow_data.integrity import file_checksum
@@ -240,6 +250,23 @@ def test_mapped_images_can_be_used_and_the_file_stays(counted: Path) -> None:
     images.images[0] = 0
     assert path.read_bytes() == before
     assert images.with_bits(5).images.max() <= 31
+
+
+def test_parts_of_a_mapped_file_stay_mapped(tmp_path: Path) -> None:
+    """The training images are larger than most memories: nothing is copied but batches."""
+    np.save(tmp_path / "train_32x32.npy", pixels(10).transpose(0, 2, 3, 1))
+    whole = load_imagenet(tmp_path, verify="format")
+    parts = split_images(whole, validation=3, test=0, seed=0)
+    rows = splits(10, validation=3, test=0, seed=0)
+    for part, expected in ((parts.train, rows.train), (parts.validation, rows.validation)):
+        reduced = part.with_bits(5)
+        assert part.source.data_ptr() == reduced.source.data_ptr() == whole.source.data_ptr()
+        batch = next(batches(part, 2, seed=1))
+        chosen = expected[batch_indices(len(part), 2, 0, seed=1)]
+        assert np.array_equal(batch.numpy(), pixels(10)[chosen.numpy()])
+        assert torch.equal(next(batches(reduced, 2, seed=1)), batch // 8)
+        assert torch.equal(torch.cat(list(in_order(part, 2))), part.images)
+        assert len(part.images) == len(part)
 
 
 @pytest.mark.parametrize("size", [32, 64])

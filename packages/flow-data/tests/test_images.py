@@ -223,6 +223,20 @@ def test_impossible_sets_are_refused() -> None:
         ImageSet(images[0], labels, 10, "bad")
 
 
+def test_selections_share_memory_and_read_what_is_asked() -> None:
+    digits = load_digits()
+    some = digits.select(torch.tensor([5, 3, 8])).select(torch.tensor([True, False, True]))
+    assert some.source is digits.source
+    assert torch.equal(some.take(torch.tensor([1])), digits.images[[8]])
+    assert torch.equal(some.take(slice(1)), digits.images[[5]])
+    assert torch.equal(some.labels, digits.labels[[5, 8]])
+    assert torch.equal(some.to("cpu").images, digits.images[[5, 8]])
+    assert torch.equal(digits.select(torch.tensor([-1])).images[0], digits.images[-1])
+    assert len(digits.select(torch.tensor([], dtype=torch.int64)).images) == 0
+    with pytest.raises(IndexError):
+        some.take(torch.tensor([2]))
+
+
 def all_bytes() -> ImageSet:
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     return ImageSet(images, torch.arange(4), 256, "bytes")

@@ -187,7 +187,7 @@ class GlowObjective(IntegerImageObjective):
         }
 
     def _surrogate_figures(self, split: str) -> dict[str, float]:
-        images = self._part(split).images[: self.tests.test_batch_size].to(self._device())
+        images = self._part(split).take(slice(self.tests.test_batch_size)).to(self._device())
         _, scalars = self._surrogate_loss(images)
         return {name: float(value) for name, value in scalars.items()}
 

@@ -82,7 +82,7 @@ class IntegerImageObjective(DensityObjective):
         training, train = self.training_config, self.images.train
         order = batch_indices(len(train), training.batch_size, step - 1, seed=training.seed)
         drawn = generator(training.seed, "augment", step)
-        return (augmented(train.images[order], self.tests.augment, drawn),)
+        return (augmented(train.take(order), self.tests.augment, drawn),)
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
         """Mean bits per dimension from one draw of the noise."""
@@ -99,7 +99,7 @@ class IntegerImageObjective(DensityObjective):
 
     def test_points(self, count: int) -> Float[Tensor, " count *event"]:
         """Test images in the middle of their bins, in [0, 1)."""
-        images = self.images.test.images[: min(count, self.tests.test_batch_size)]
+        images = self.images.test.take(slice(min(count, self.tests.test_batch_size)))
         return (images.to(self._device(), torch.get_default_dtype()) + 0.5) / self.net.levels
 
     def figures(self, folder: Path, step: int) -> None:

@@ -80,7 +80,7 @@ def in_order(images: ImageSet, batch_size: int) -> Iterator[Images]:
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch size >= 1, got {batch_size}")
-    return (images.images[k : k + batch_size] for k in range(0, len(images), batch_size))
+    return (images.take(slice(k, k + batch_size)) for k in range(0, len(images), batch_size))
 
 
 # Sorting a large set takes far longer than a batch: once an epoch, and two for what looks ahead.
@@ -102,7 +102,7 @@ def _endless(
     number = batches_per_epoch(count, batch_size, drop_last=drop_last)
     epoch, position = divmod(start, number)
     while True:
-        order = permutation(count, seed=seed, stream=epoch).to(images.images.device)
+        order = permutation(count, seed=seed, stream=epoch).to(images.source.device)
         for k in range(position, number):
-            yield images.images[order[k * batch_size : (k + 1) * batch_size]]
+            yield images.take(order[k * batch_size : (k + 1) * batch_size])
         epoch, position = epoch + 1, 0

@@ -72,7 +72,10 @@ def splits(count: int, *, validation: int | float, test: int | float, seed: int)
 def split_images(
     images: ImageSet, *, validation: int | float, test: int | float, seed: int
 ) -> ImageSplits:
-    """Divide a set of images at random into three parts; arguments and errors as in `splits`."""
+    """Divide a set of images at random into three parts; arguments and errors as in `splits`.
+
+    The parts share the memory of the whole: nothing is copied.
+    """
     parts = splits(len(images), validation=validation, test=test, seed=seed)
     return ImageSplits(
         train=images.select(parts.train),

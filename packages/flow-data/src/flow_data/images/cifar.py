@@ -83,7 +83,7 @@ def _load(archive: CifarArchive, root: Path, *, train: bool, verify: Verificatio
     files = archive.train if train else archive.test
     parts = [_read(archive, folder, file, verify) for file in files]
     return ImageSet(
-        images=torch.from_numpy(np.concatenate([images for images, _ in parts])),
+        source=torch.from_numpy(np.concatenate([images for images, _ in parts])),
         labels=torch.from_numpy(np.concatenate([labels for _, labels in parts])),
         levels=256,
         name=archive.name,

@@ -18,7 +18,7 @@ def load_digits() -> ImageSet:
     values, labels = load_bundled_digits(return_X_y=True)
     images = np.asarray(values).reshape(-1, 1, 8, 8).astype(np.uint8)
     return ImageSet(
-        images=torch.from_numpy(images),
+        source=torch.from_numpy(images),
         labels=torch.from_numpy(np.asarray(labels).astype(np.int64)),
         levels=17,
         name="digits",

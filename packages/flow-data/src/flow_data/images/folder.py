@@ -41,7 +41,7 @@ def load_image_folder(root: Path | str, size: int | None = None) -> ImageSet:
     framing = Framing(expected=first_shape(paths[0])) if size is None else Framing(size=size)
     counts = torch.tensor([len(pictures) for pictures in classes])
     return ImageSet(
-        images=torch.from_numpy(read_pictures(root, paths, framing)),
+        source=torch.from_numpy(read_pictures(root, paths, framing)),
         labels=torch.arange(len(classes)).repeat_interleave(counts),
         levels=256,
         name=root.resolve().name,

@@ -73,7 +73,7 @@ def _load(family: Family, root: Path, *, train: bool, verify: Verification) -> I
         _check_content(image_path, images, (part.count, 28, 28), part.images)
         _check_content(label_path, labels, (part.count,), part.labels)
     return ImageSet(
-        images=torch.from_numpy(images.values[:, None]),
+        source=torch.from_numpy(images.values[:, None]),
         labels=torch.from_numpy(labels.values.astype(np.int64)),
         levels=256,
         name=family.name,
