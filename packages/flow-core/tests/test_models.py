@@ -5,11 +5,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
+import jaxtyping
 import pytest
 import torch
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
 from flow_core.jacobian import jacobian
+from flow_core.layers import InverseConv2d
 from flow_core.models import FlowConfig, image_flow
 from flow_core.models.config import Activation, CouplingKind, Linear, Mixing
 from torch import Tensor
@@ -100,6 +102,10 @@ def test_models_follow_from_the_seed() -> None:
         ({"num_blocks": 3}, SHAPE, "cannot be halved 3 times"),
         ({"architecture": "fully-connected"}, SHAPE, "self-normalizing or exact or conv1x1"),
         ({"architecture": "cnn", "linear": "fincflow"}, SHAPE, "four divides"),
+        *(
+            ({"linear": name, "tap_bound": 0.9}, SHAPE, f"tap_bound: expected None, .*not {name}")
+            for name in ("conv1x1", "self-normalizing", "exact", "exponential", "macow")
+        ),
     ],
 )
 def test_bad_configs_are_refused(
@@ -107,3 +113,34 @@ def test_bad_configs_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         image_flow(FlowConfig(**fields), shape)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("linear", "zzz", "linear: expected one of inverse-conv, .*, macow, got 'zzz'"),
+        ("architecture", None, "architecture: expected one of glow, .*, got None"),
+        ("mixing", "zzz", "mixing: expected one of none, "),
+        ("coupling", "zzz", "coupling: expected one of affine, "),
+        ("activation", ["slr"], r"activation: expected one of none, .*, got \['slr'\]"),
+    ],
+)
+def test_words_without_a_meaning_are_refused_by_name(
+    field: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for users, whose calls are not checked.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        FlowConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "linear", ["inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging"]
+)
+def test_the_bound_of_taps_reaches_every_inverse_convolution(linear: Linear) -> None:
+    flow = image_flow(replace(SMALL, linear=linear, tap_bound=0.75), SHAPE)
+    layers = [m for m in flow.modules() if isinstance(m, InverseConv2d)]
+    assert layers
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight)
+        assert layer.growth_bound() == pytest.approx(4.0, rel=1e-4)

@@ -1,7 +1,7 @@
 """What an image flow is made of."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Architecture: TypeAlias = Literal["glow", "cnn", "fully-connected"]
 Linear: TypeAlias = Literal[
@@ -50,7 +50,8 @@ class FlowConfig:
         n_bins: Bins of spline activations.
         tail_bound: Spline activations are linear beyond.
         individual: Whether every value of an image has a spline of its own.
-        tap_bound: Bound on the taps of inverse convolutions, see `InverseConv2d`, or None.
+        tap_bound: Bound on the taps of inverse convolutions, see `InverseConv2d`, or None; for
+            inverse-conv, inverse-flow-unit, fincflow, cincflow and emerging.
         exponential_coeff: Bound on the spectral norm of the exponent of exponential convolutions.
         alpha: Of the logit transform.
     """
@@ -76,6 +77,10 @@ class FlowConfig:
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         sizes = ("kernel_size", "num_blocks", "block_size", "coupling_width", "macow_width")
         for name in (*sizes, "n_bins"):
             value = getattr(self, name)
@@ -86,6 +91,17 @@ class FlowConfig:
         if self.architecture == "fully-connected" and self.linear not in _OF_VECTORS:
             names = " or ".join(_OF_VECTORS)
             raise ValueError(f"linear: expected {names} for vectors, got {self.linear}")
+        if self.tap_bound is not None and self.linear not in _WITH_TAPS:
+            names = ", ".join(_WITH_TAPS)
+            raise ValueError(f"tap_bound: expected None, only {names} have taps, not {self.linear}")
 
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "architecture": get_args(Architecture),
+    "linear": get_args(Linear),
+    "mixing": get_args(Mixing),
+    "coupling": get_args(CouplingKind),
+    "activation": get_args(Activation),
+}
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
+_WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")

@@ -108,7 +108,9 @@ _LINEAR: dict[Linear, Maker] = {
     ),
     "exact": lambda config, shape: ExactConv2d(shape[0], config.kernel_size, shape[1:]),
     "conv1x1": lambda config, shape: Conv1x1(shape[0]),
-    "emerging": _after_conv1x1(lambda config, shape: emerging(shape[0], config.kernel_size)),
+    "emerging": _after_conv1x1(
+        lambda config, shape: emerging(shape[0], config.kernel_size, tap_bound=config.tap_bound)
+    ),
     "exponential": _after_conv1x1(
         lambda config, shape: ExponentialConv2d(
             shape[0], config.kernel_size, shape[1:], coeff=config.exponential_coeff

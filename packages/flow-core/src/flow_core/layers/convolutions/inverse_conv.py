@@ -157,17 +157,19 @@ def finc(channels: int, kernel_size: int = 3, *, tap_bound: float | None = None)
     return Invert(quarters)
 
 
-def emerging(channels: int, kernel_size: int = 3) -> Chain:
+def emerging(channels: int, kernel_size: int = 3, *, tap_bound: float | None = None) -> Chain:
     """Two padded convolutions from opposite corners with learned diagonals: together a full view.
 
     Source: Hoogeboom et al. 2019, §3.2.
     """
-    return Chain(
-        [
-            Invert(InverseConv2d(channels, kernel_size, orders=order, learn_diagonal=True))
-            for order in ("TL", "BR")
-        ]
-    )
+
+    def padded(order: Order) -> Invert:
+        conv = InverseConv2d(
+            channels, kernel_size, orders=order, learn_diagonal=True, tap_bound=tap_bound
+        )
+        return Invert(conv)
+
+    return Chain([padded("TL"), padded("BR")])
 
 
 def _initial_taps(channels: int, inputs: int, size: tuple[int, int]) -> Tensor:
