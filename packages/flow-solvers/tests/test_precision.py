@@ -1,33 +1,45 @@
 """What solves are computed in."""
 
+from collections.abc import Iterator
 from operator import attrgetter
 
 import pytest
 import torch
-from flow_solvers.precision import exact_convolutions, without_autocast
+from flow_solvers.precision import exact_float32, without_autocast
 
 
+@pytest.fixture
+def _settings() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    torch.backends.cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.usefixtures("_settings")
 @pytest.mark.parametrize("allowed", [True, False])
-def test_convolutions_are_exact_inside_and_as_they_were_outside(allowed: bool) -> None:
-    settings = attrgetter("conv")(torch.backends.cudnn)
-    before = torch.backends.cudnn.allow_tf32
-    try:
-        torch.backends.cudnn.allow_tf32 = allowed
-        outside = settings.fp32_precision
-        inside: list[str] = []
+def test_float32_is_exact_inside_and_as_it_was_outside(allowed: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    outside = precisions()
 
-        def fail() -> None:
-            with exact_convolutions():
-                inside.append(settings.fp32_precision)
-                raise KeyError
+    def fail() -> None:
+        with exact_float32():
+            assert precisions() == ["ieee", "ieee"]
+            raise KeyError
 
-        with pytest.raises(KeyError):
-            fail()
-        assert inside == ["ieee"]
-        assert settings.fp32_precision == outside
-        assert torch.backends.cudnn.allow_tf32 is allowed
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    with pytest.raises(KeyError):
+        fail()
+    assert precisions() == outside
+    assert torch.backends.cudnn.allow_tf32 is allowed
+    assert torch.backends.cuda.matmul.allow_tf32 is allowed
+
+
+def precisions() -> list[str]:
+    return [
+        attrgetter(f"{name}.fp32_precision")(torch.backends)
+        for name in ("cudnn.conv", "cuda.matmul")
+    ]
 
 
 def test_autocast_is_off_inside_and_on_again_outside() -> None:
@@ -45,4 +57,15 @@ def test_convolutions_on_a_gpu_keep_float32() -> None:
     exact = torch.nn.functional.conv2d(x.double(), weight.double())
     with without_autocast(x):
         error = (torch.nn.functional.conv2d(x, weight) - exact).abs().max()
+    assert float(error) < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("_settings")
+def test_products_on_a_gpu_keep_float32() -> None:
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    a, b = torch.randn(2, 64, 64, device="cuda")
+    with without_autocast(a):
+        error = (a @ b - a.double() @ b.double()).abs().max()
     assert float(error) < 1e-4

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:
-    """Solves keep the precision of their input whatever the state of autocast and of cuDNN."""
+    """Solves keep the precision of their input whatever the state of autocast, cuDNN and cuBLAS."""
     kind = like.device.type
     rounds = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     autocast = torch.autocast(kind, enabled=False) if rounds else nullcontext()
@@ -17,18 +17,20 @@ def without_autocast(like: Tensor) -> AbstractContextManager[object]:
         return autocast
     both = ExitStack()
     both.enter_context(autocast)
-    both.enter_context(exact_convolutions())
+    both.enter_context(exact_float32())
     return both
 
 
 @contextmanager
-def exact_convolutions() -> Generator[None]:
-    """Let cuDNN convolve float32 as float32: by default it rounds to the ten bits of tf32."""
-    # An attribute that type checkers do not see: the module replaces itself when imported.
-    settings = attrgetter("conv")(torch.backends.cudnn)
-    before = settings.fp32_precision
-    settings.fp32_precision = "ieee"
+def exact_float32() -> Generator[None]:
+    """Let cuDNN and cuBLAS compute float32 as float32, where they may round to tf32's ten bits."""
+    # Attributes that type checkers do not see: the modules replace themselves when imported.
+    settings = [attrgetter(name)(torch.backends) for name in ("cudnn.conv", "cuda.matmul")]
+    before = [setting.fp32_precision for setting in settings]
     try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
         yield
     finally:
-        settings.fp32_precision = before
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
