@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import conv2d, pad
-from torch.nn.grad import conv2d_weight
+from torch.nn.functional import pad
 
 from flow_kernels.autograd import (
     forward_mode,
@@ -26,7 +25,8 @@ from flow_kernels.autograd import (
     without_autocast,
 )
 from flow_kernels.inverse_conv import gpu
-from flow_kernels.inverse_conv.orders import Order, adjoint, codes, flipped, padding
+from flow_kernels.inverse_conv.convolution import convolve, over_samples, products
+from flow_kernels.inverse_conv.orders import Order, adjoint, canonical, codes
 from flow_kernels.inverse_conv.wavefront import solve_canonical
 from flow_kernels.pila import widen
 
@@ -56,8 +56,7 @@ def inverse_conv2d(
         ValueError: As for `padded_conv2d`.
     """
     numbers, kernel = _prepared(x, weight, orders, log_diagonal)
-    with without_autocast(x):
-        return _solve(widen(x), kernel, numbers, transposed=False).to(x.dtype)
+    return _solve(widen(x), kernel, numbers, transposed=False).to(x.dtype)
 
 
 def padded_conv2d(
@@ -85,8 +84,7 @@ def padded_conv2d(
         ValueError: Shapes do not fit each other, an order is unknown, or dtypes differ.
     """
     numbers, kernel = _prepared(z, weight, orders, log_diagonal)
-    with without_autocast(z):
-        return _apply(widen(z), kernel, numbers, transposed=False).to(z.dtype)
+    return convolve(widen(z), kernel, numbers, transposed=False).to(z.dtype)
 
 
 def _prepared(
@@ -174,9 +172,9 @@ def _solve_groups(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool
 def _solve_each(x: Tensor, kernel: Tensor, orders: list[int], *, upper: bool) -> Tensor:
     if gpu.serves(x, kernel.shape[1]):
         return gpu.solve(x, kernel, orders, upper=upper)
-    parts = zip(_canonical(x, orders).chunk(len(kernel), 1), kernel, strict=True)
+    parts = zip(canonical(x, orders).chunk(len(kernel), 1), kernel, strict=True)
     solved = [solve_canonical(part, own, upper=upper) for part, own in parts]
-    return _canonical(torch.cat(solved, 1) if len(solved) > 1 else solved[0], orders)
+    return canonical(torch.cat(solved, 1) if len(solved) > 1 else solved[0], orders)
 
 
 _solve_raw = torch.library.custom_op(
@@ -188,45 +186,6 @@ _solve_raw = torch.library.custom_op(
 def _(x: Tensor, kernel: Tensor, orders: list[int], transposed: bool) -> Tensor:
     del kernel, orders, transposed
     return x.new_empty(x.shape)
-
-
-def _apply(z: Tensor, kernel: Tensor, orders: list[int], *, transposed: bool) -> Tensor:
-    """T z or Tᵀ z."""
-    if transposed:
-        orders, kernel = adjoint(orders), kernel.transpose(1, 2)
-    if len(set(orders)) > 1:
-        parts = zip(z.chunk(len(kernel), 1), torch.split(kernel, 1), orders, strict=True)
-        return torch.cat([_apply(p, k, [o], transposed=False) for p, k, o in parts], 1)
-    groups, _, _, height, width = kernel.shape
-    padded = pad(z, padding(orders[0], height, width))
-    return conv2d(padded, flipped(kernel.flatten(0, 1), orders[0]), groups=groups)
-
-
-def _canonical(x: Tensor, orders: list[int]) -> Tensor:
-    """Every group of channels as the canonical order sees it; its own inverse."""
-    if len(set(orders)) == 1:
-        return flipped(x, orders[0])
-    groups = zip(x.chunk(len(orders), 1), orders, strict=True)
-    return torch.cat([flipped(part, order) for part, order in groups], 1)
-
-
-def _products(
-    left: Tensor, right: Tensor, orders: list[int], size: torch.Size
-) -> Float[Tensor, "groups out_channels in_channels height width"]:
-    """Gradient of ⟨left, T right⟩ by the kernels."""
-    order, groups = orders[0], len(orders)
-    if len(set(orders)) > 1:
-        left, right, order = _canonical(left, orders), _canonical(right, orders), 0
-    left_side, right_side, top, bottom = padding(order, *size[3:])
-    shape = (size[0] * size[1], *size[2:])
-    # Channels last: padding and copying move whole pixels, and few channels are multiplied quicker.
-    # Not by memory_format, which vmap does not know.
-    by_pixel = pad(right.permute(0, 2, 3, 1), (0, 0, left_side, right_side, top, bottom))
-    padded, pixels = (
-        t.permute(0, 3, 1, 2) for t in (by_pixel, left.permute(0, 2, 3, 1).contiguous())
-    )
-    gradient: Tensor = conv2d_weight(padded, shape, pixels, groups=groups)  # type: ignore[no-untyped-call] # torch has no types here
-    return flipped(gradient, order).view(size)
 
 
 class _Solve(Function):
@@ -248,29 +207,15 @@ class _Solve(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        z, _ = ctx.saved_tensors
-        with forward_mode(), without_autocast(z):
+        with forward_mode():
             z, kernel = primals(ctx.saved_tensors)
             by_x, by_kernel, _, _ = tangents
-            moved = _apply(z, by_kernel, ctx.orders, transposed=ctx.transposed)
+            moved = convolve(z, by_kernel, ctx.orders, transposed=ctx.transposed)
             return _solve(by_x - moved, kernel, ctx.orders, transposed=ctx.transposed)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        x, kernel, orders, transposed = args
-        x_dim, kernel_dim, _, _ = in_dims
-        if kernel_dim is None:
-            images = x.movedim(x_dim, 0)
-            z = _solve(images.flatten(0, 1), kernel, orders, transposed=transposed)
-            return z.view(images.shape), 0
-        count: int = info.batch_size
-        images = x.unsqueeze(1) if x_dim is None else x.movedim(x_dim, 1)
-        images = images.expand(-1, count, -1, -1, -1)
-        if not count:
-            return images.clone(), 1
-        kernels = kernel.movedim(kernel_dim, 0).flatten(0, 1)
-        z = _solve(images.flatten(1, 2), kernels, orders * count, transposed=transposed)
-        return z.view(images.shape), 1
+        return over_samples(_solve, info.batch_size, in_dims, args)
 
 
 keep_signature(_Solve)
@@ -279,12 +224,11 @@ keep_signature(_Solve)
 def _pull(ctx: Any, along: Tensor) -> tuple[Tensor | None, ...]:
     """With (Tᵀ) u = g: u by x, and -u zᵀ by the kernel."""
     z, kernel = ctx.saved_tensors
-    with without_autocast(z):
-        u = _solve(along, kernel, ctx.orders, transposed=not ctx.transposed)
-        if not ctx.needs_input_grad[1]:
-            return u, None, None, None
-        left, right = (z, u) if ctx.transposed else (u, z)
-        return u, -_products(left, right, ctx.orders, kernel.shape), None, None
+    u = _solve(along, kernel, ctx.orders, transposed=not ctx.transposed)
+    if not ctx.needs_input_grad[1]:
+        return u, None, None, None
+    left, right = (z, u) if ctx.transposed else (u, z)
+    return u, -products(left, right, ctx.orders, kernel.shape), None, None
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -8,6 +8,7 @@ are kept in canonical orientation always.
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 Order: TypeAlias = Literal["TL", "TR", "BL", "BR"]
@@ -38,6 +39,14 @@ def flipped(x: Tensor, order: int) -> Tensor:
     """A batch of images as the canonical order sees it; its own inverse."""
     dims = [dim for bit, dim in ((1, _WIDTH), (2, _HEIGHT)) if order & bit]
     return x.flip(dims) if dims else x
+
+
+def canonical(x: Tensor, orders: Sequence[int]) -> Tensor:
+    """Every group of channels as the canonical order sees it; its own inverse."""
+    if len(set(orders)) == 1:
+        return flipped(x, orders[0])
+    groups = zip(x.chunk(len(orders), 1), orders, strict=True)
+    return torch.cat([flipped(part, order) for part, order in groups], 1)
 
 
 def padding(order: int, height: int, width: int) -> tuple[int, int, int, int]:
