@@ -14,6 +14,8 @@ from flow_apps.experiments.image_sets import ImagesConfig, augmented, load_image
 from flow_apps.presets import PRESETS
 from flow_apps.timing import time_calls
 from flow_apps.training import RunFolder, apply_overrides
+from flow_core.bijection import Bijection
+from flow_core.diagnostics import LayerTrace, trace_layers
 from flow_core.models import FlowConfig
 from flow_data import DataError, ImageSet, ImageSplits
 from torch import Tensor
@@ -145,6 +147,25 @@ def test_reconstruction_errors_enter_the_loss_with_their_weight() -> None:
 def test_exact_training_of_a_self_normalizing_flow_has_no_surrogate() -> None:
     _, scalars = objective(surrogate=False)(objective().batch(1))
     assert scalars.keys() == {"bits_per_dim"}
+
+
+def test_layers_are_traced_on_validation_images_and_logged_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced: list[Tensor] = []
+
+    def spied(bijection: Bijection, x: Tensor) -> dict[str, LayerTrace]:
+        traced.append(x)
+        return trace_layers(bijection, x)
+
+    monkeypatch.setattr("flow_apps.experiments.glow.trace_layers", spied)
+    model = objective(verbose=True, evaluate_train=True)
+    with torch.no_grad():
+        named = {split: model.evaluate(split, 1) for split in ("validation", "train", "test")}
+    with_layers = [s for s, row in named.items() if any(k.startswith("layer/") for k in row)]
+    assert with_layers == ["validation"]
+    (x,) = traced
+    assert torch.equal((x * 17 - 0.5).round().byte(), model.images.validation.images)
 
 
 def test_the_growth_of_inverse_convolutions_is_logged(cli: Cli, tmp_path: Path) -> None:

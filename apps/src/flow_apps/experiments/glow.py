@@ -72,7 +72,7 @@ class GlowConfig:
         images: Which images.
         flow: What the flow is made of.
         self_norm: How self-normalizing layers are trained.
-        verbose: Whether evaluations log what every layer contributes.
+        verbose: Whether evaluations log what every layer does to validation images.
         timing: Whether the summary tells how long a forward pass, a training pass and samples take.
         training: Length, optimizer and reporting.
     """
@@ -127,11 +127,14 @@ class GlowObjective(IntegerImageObjective):
             self.geco.update(self._errors)
 
     def evaluate(self, split: str, step: int) -> dict[str, float]:
-        """Exact bits per dimension; what it is trained on beside it; layers if verbose."""
+        """Exact bits per dimension; what it is trained on beside it; layers of validation images.
+
+        Layers are only told if verbose.
+        """
         results = super().evaluate(split, step)
         if self.on_surrogate:
             results |= self._surrogate_figures(split)
-        if self.config.verbose:
+        if self.config.verbose and split == "validation":
             results |= self._layer_figures()
         return results
 
@@ -194,7 +197,8 @@ class GlowObjective(IntegerImageObjective):
     def _layer_figures(self) -> dict[str, float]:
         """Bits per dimension, reconstruction error and size of every layer, by its name."""
         figures: dict[str, float] = {}
-        for name, trace in trace_layers(self.bijection, self.test_points(_TRACED)).items():
+        images = self.points(self.images.validation, _TRACED)
+        for name, trace in trace_layers(self.bijection, images).items():
             bits = bits_per_dim(torch.tensor(trace.log_det), self.flow.event_shape)
             figures[f"layer/{name}/bits_per_dim"] = float(bits)
             figures[f"layer/{name}/roundtrip_error"] = trace.roundtrip_error

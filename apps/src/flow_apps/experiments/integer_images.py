@@ -99,8 +99,12 @@ class IntegerImageObjective(DensityObjective):
 
     def test_points(self, count: int) -> Float[Tensor, " count *event"]:
         """Test images in the middle of their bins, in [0, 1)."""
-        images = self.images.test.take(slice(min(count, self.tests.test_batch_size)))
-        return (images.to(self._device(), torch.get_default_dtype()) + 0.5) / self.net.levels
+        return self.points(self.images.test, count)
+
+    def points(self, images: ImageSet, count: int) -> Float[Tensor, " count *event"]:
+        """The first images of a set in the middle of their bins, at most a batch of tests."""
+        first = images.take(slice(min(count, self.tests.test_batch_size)))
+        return (first.to(self._device(), torch.get_default_dtype()) + 0.5) / self.net.levels
 
     def figures(self, folder: Path, step: int) -> None:
         """Samples, and real images above their reconstructions."""
