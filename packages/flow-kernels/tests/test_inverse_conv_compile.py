@@ -1,5 +1,6 @@
 """Inverse convolution under compilers: registered right, no graph break, same numbers."""
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -76,3 +77,25 @@ def test_the_operator_is_registered_right(transposed: bool, dtype: torch.dtype) 
     operator = torch.ops.flow_kernels.solve_padded_conv
     arguments = (x.requires_grad_(), kernel.detach().requires_grad_(), [0, 3], transposed)
     torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("side", [3, 11])
+def test_the_kernel_for_gpus_has_one_product_whatever_the_taps(side: int) -> None:
+    """One for each made compilers take minutes, and registers overflow."""
+    triton = pytest.importorskip("triton")
+    kernel = importlib.import_module("flow_kernels.inverse_conv.triton_kernel")._solve
+    names: list[str] = kernel.arg_names
+    constants = {"C": 48, "KW": side, "ROWS": 16, "COLUMNS": 64}
+    kinds = dict.fromkeys(("first_ptr", "z_ptr", "taps_ptr"), "*fp32") | {"orders_ptr": "*i32"}
+    kinds |= dict.fromkeys(constants, "constexpr")
+    source = triton.compiler.ASTSource(
+        kernel,
+        {name: kinds.get(name, "i32") for name in names},
+        {(names.index(name),): number for name, number in constants.items()},
+    )
+    compiled = triton.compile(
+        source,
+        target=triton.backends.compiler.GPUTarget("cuda", 90, 32),
+        options={"num_warps": 8, "enable_fp_fusion": True},
+    )
+    assert compiled.asm["ttir"].count("tt.dot ") == 1

@@ -111,6 +111,20 @@ def test_images_higher_than_a_tile_are_done_in_strips(monkeypatch: pytest.Monkey
     torch.testing.assert_close(inverse_conv2d(x, weight).double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts what is interpreted")
+def test_no_step_is_taken_that_solves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there are diagonals, and not as many as the rows of a tile let expect."""
+    builder = importlib.import_module("triton.runtime.interpreter").interpreter_builder
+    steps: list[int] = []
+    monkeypatch.setattr(builder, "create_barrier", lambda: steps.append(1))
+    monkeypatch.setattr(gpu, "_ROWS", 16)
+    for height, diagonals in ((3, 7), (18, 20 + 6)):
+        steps.clear()
+        x, weight = problem(1, (height, 5), (2, 2))
+        inverse_conv2d(x[:1], weight)
+        assert len(steps) == diagonals
+
+
 def test_groups_are_one_launch() -> None:
     x, weight = problem(8, (5, 4), (3, 2), groups=4)
     z = inverse_conv2d(x, weight, orders=ORDERS)

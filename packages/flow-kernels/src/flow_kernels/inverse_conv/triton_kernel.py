@@ -19,6 +19,9 @@ from torch import Tensor
 
 _SMALLEST = 16
 
+# Numbers of a tile, which a program keeps in its registers.
+_LARGEST = 1024
+
 
 def launch(
     first: Float[Tensor, "batch groups height width channels"],
@@ -40,6 +43,7 @@ def launch(
     batch, groups, height, width, channels = first.shape
     if not first.numel():
         return
+    columns = max(_SMALLEST, triton.next_power_of_2(channels))
     # Triton launches on the current device.
     with torch.cuda.device_of(first):
         _solve[(batch * groups,)](
@@ -50,11 +54,12 @@ def launch(
             height,
             width,
             groups,
+            taps.shape[1] * taps.shape[2],
             C=channels,
-            KH=taps.shape[1],
             KW=taps.shape[2],
-            ROWS=max(_SMALLEST, min(rows, triton.next_power_of_2(height))),
-            COLUMNS=max(_SMALLEST, triton.next_power_of_2(channels)),
+            ROWS=max(_SMALLEST, min(rows, _LARGEST // columns, triton.next_power_of_2(height))),
+            COLUMNS=columns,
+            num_warps=8 if columns > 32 else 4,
             # What Triton up to 3.9 does unasked; it warns that later ones will not.
             enable_fp_fusion=True,
         )
@@ -70,8 +75,8 @@ def _solve(
     height,
     width,
     groups,
+    count,
     C: tl.constexpr,
-    KH: tl.constexpr,
     KW: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -87,7 +92,7 @@ def _solve(
     is_weight = is_channel[:, None] & is_channel[None, :]
     for strip in range(0, height, ROWS):
         h = strip + lane
-        for step in range(width + ROWS - 1):
+        for step in range(width + tl.minimum(ROWS, height - strip) - 1):
             w = step - lane
             inside = (h < height) & (w >= 0) & (w < width)
             y = tl.where(from_below, height - 1 - h, h)
@@ -95,18 +100,19 @@ def _solve(
             place = start + (y * width + x)[:, None] * C + c[None, :]
             is_number = inside[:, None] & is_channel[None, :]
             rest = tl.load(first_ptr + place, mask=is_number, other=0.0)
-            for up in tl.static_range(KH):
-                for left in tl.static_range(KW):
-                    if up + left > 0:
-                        known = inside & (h >= up) & (w >= left)
-                        back_y = tl.where(from_below, y + up, y - up)
-                        back_x = tl.where(from_right, x + left, x - left)
-                        source = start + (back_y * width + back_x)[:, None] * C + c[None, :]
-                        is_known = known[:, None] & is_channel[None, :]
-                        seen = tl.load(z_ptr + source, mask=is_known, other=0.0)
-                        at = ((group * KH + up) * KW + left) * C * C
-                        tap = tl.load(taps_ptr + at + square, mask=is_weight, other=0.0)
-                        rest -= tl.dot(seen, tap, input_precision="ieee")
+            # Not unrolled: the number of taps is not known to the compiler.
+            for tap in range(1, count):
+                up, left = tap // KW, tap % KW
+                known = inside & (h >= up) & (w >= left)
+                back_y = tl.where(from_below, y + up, y - up)
+                back_x = tl.where(from_right, x + left, x - left)
+                source = start + (back_y * width + back_x)[:, None] * C + c[None, :]
+                is_known = known[:, None] & is_channel[None, :]
+                seen = tl.load(z_ptr + source, mask=is_known, other=0.0)
+                at = (group * count + tap) * C * C
+                weights = tl.load(taps_ptr + at + square, mask=is_weight, other=0.0)
+                # Three products of tf32 keep the digits of float32, a single one would not.
+                rest -= tl.dot(seen, weights, input_precision="tf32x3")
             tl.store(z_ptr + place, rest, mask=is_number)
             # What this step wrote is read by other threads in the next one.
             tl.debug_barrier()
