@@ -4,7 +4,10 @@
 
 Inverse convolution: milliseconds of the forward pass, of forward and backward together, and of
 
-* `convolution`: the plain convolution of the same shape, the better of both memory layouts;
+* `convolution`: the plain convolution of the same shape, in float32 as exact as the solve, the
+  better of both memory layouts; `default convolution`, only on a GPU, is as torch runs it unasked,
+  in tf32;
+* `copy`: a copy that reads and writes as many bytes as the images and the result have;
 * `row solve`: row after row, torch.linalg.solve_triangular with the operator of a whole row;
 * `per diagonal`: one launch for every anti-diagonal and channel, as the published code has it.
 
@@ -23,6 +26,7 @@ from pathlib import Path
 
 import torch
 from flow_kernels import cpila, inverse_conv2d, padded_conv2d
+from flow_kernels.autograd import exact_float32
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
@@ -106,30 +110,35 @@ def row_solve(x: Tensor, kernel: Tensor) -> Task:
 
 
 def per_diagonal(x: Tensor, kernel: Tensor) -> Task:
-    """One launch for every anti-diagonal and channel."""
-    _, channels, height, width = x.shape
-    kh, kw = kernel.shape[2:]
-    flat = kernel.flatten(1)
-    up, left = (
-        t.flatten() for t in torch.meshgrid(torch.arange(kh), torch.arange(kw), indexing="ij")
-    )
+    """One launch for every anti-diagonal and channel; what they index with is on the device."""
+    channels, _, kh, kw = kernel.shape
+    taps = kernel.clone()
+    # The pixel itself still holds x, whose own channel enters with the factor one.
+    taps[:, :, -1, -1].fill_diagonal_(0)
+    diagonals = [_diagonal(x, d, (kh, kw)) for d in range(sum(x.shape[2:]) - 1)]
 
     def run() -> Tensor:
-        z = pad(x, (kw - 1, 0, kh - 1, 0)).clone()
-        z[:, :, : kh - 1] = 0
-        z[:, :, :, : kw - 1] = 0
-        for d in range(height + width - 1):
-            h = torch.arange(max(0, d - width + 1), min(height - 1, d) + 1)
-            rows, columns = h[:, None] + up, (d - h)[:, None] + left
+        z = pad(x, (kw - 1, 0, kh - 1, 0))
+        for (rows, columns), own in diagonals:
             for c in range(channels):
-                # The pixel itself still holds x, whose own channel enters with the factor one.
                 seen = z[:, :, rows, columns].movedim(2, 1).flatten(2)
-                own = flat[c].clone().view(channels, -1)
-                own[c, -1] = 0
-                z[:, c, h + kh - 1, d - h + kw - 1] -= seen @ own.flatten()
+                z[:, c, *own] -= seen @ taps[c].flatten()
         return z
 
     return run
+
+
+Places = tuple[Tensor, Tensor]
+
+
+def _diagonal(x: Tensor, d: int, size: tuple[int, int]) -> tuple[Places, Places]:
+    """In the padded image: what every pixel of an anti-diagonal sees, and the pixel itself."""
+    (height, width), (kh, kw) = x.shape[2:], size
+    h = torch.arange(max(0, d - width + 1), min(height - 1, d) + 1, device=x.device)
+    offsets = [torch.arange(n, device=x.device) for n in size]
+    up, left = (t.flatten() for t in torch.meshgrid(offsets, indexing="ij"))
+    w = d - h
+    return (h[:, None] + up, w[:, None] + left), (h + kh - 1, w + kw - 1)
 
 
 def forward_backward(x: Tensor, weight: Tensor) -> Task:
@@ -147,17 +156,37 @@ def tasks(shape: Shape, device: str, *, quick: bool) -> dict[str, Task]:
     x, weight = problem(shape, device)
     kernel, last = corner_fixed(weight), x.to(memory_format=torch.channels_last)
     k = shape[3]
+
+    def convolution() -> Tensor:
+        return conv2d(x, kernel, padding=k // 2)
+
+    def convolution_last() -> Tensor:
+        return conv2d(last, kernel, padding=k // 2)
+
     table: dict[str, Task] = {
         "forward": lambda: inverse_conv2d(x, weight),
         "forward + backward": forward_backward(x, weight),
-        "convolution": lambda: conv2d(x, kernel, padding=k // 2),
-        "convolution, channels last": lambda: conv2d(last, kernel, padding=k // 2),
+        "convolution": exactly(convolution),
+        "convolution, channels last": exactly(convolution_last),
+        "copy": copy_of(2 * x.numel(), x),
     }
+    if device != "cpu":
+        table["default convolution"] = convolution
+        table["default convolution, channels last"] = convolution_last
     if not quick:
         table["row solve"] = row_solve(x, kernel)
-        if device == "cpu":
-            table["per diagonal"] = per_diagonal(x, kernel)
+        table["per diagonal"] = per_diagonal(x, kernel)
     return table
+
+
+def exactly(task: Task) -> Task:
+    """The task in float32, never in tf32."""
+
+    def run() -> object:
+        with exact_float32():
+            return task()
+
+    return run
 
 
 def graph_milliseconds(functions: Mapping[str, Task], rounds: int) -> dict[str, float]:
@@ -204,14 +233,17 @@ def inverse_conv_row(shape: Shape, arguments: argparse.Namespace) -> Row:
     times = milliseconds(tasks(shape, device, quick=arguments.quick), device, arguments.rounds)
     x, weight = problem(shape, device)
     error = (padded_conv2d(inverse_conv2d(x, weight), weight) - x).abs().max() / x.abs().max()
-    plain = min(times["convolution"], times["convolution, channels last"])
-    others: dict[str, Cell] = {
-        name: times[name] for name in ("row solve", "per diagonal") if name in times
-    }
+    for name in ("convolution", "default convolution"):
+        if name in times:
+            times[name] = min(times[name], times[f"{name}, channels last"])
+    plain = times["convolution"]
+    names = "default convolution", "row solve", "per diagonal"
+    others: dict[str, Cell] = {name: times[name] for name in names if name in times}
     batch, channels, size, k = shape
     return {
         "shape": f"B{batch} C{channels} {size}² k{k}",
         "forward": times["forward"],
+        "copy": times["copy"],
         "convolution": plain,
         "forward : convolution": times["forward"] / plain,
         "with backward : forward": times["forward + backward"] / times["forward"],
@@ -261,10 +293,12 @@ def main() -> None:
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     on_cpu = arguments.device == "cpu"
-    print(machine() if on_cpu else torch.cuda.get_device_name(), flush=True)
+    if not on_cpu:
+        torch.cuda.set_device(torch.device(arguments.device).index or 0)
+    print(machine(), flush=True)
     shapes = CPU_SHAPES if on_cpu else GPU_SHAPES
     rows = [inverse_conv_row(s, arguments) for s in (shapes[:2] if arguments.quick else shapes)]
-    print_table("Inverse convolution, ms", rows)
+    print_table("Inverse convolution, ms; convolution exact in float32, unless default", rows)
     bandwidths = [cpila_row(case, arguments) for case in (CPU_INPUTS if on_cpu else GPU_INPUTS)]
     print_table("CPila", bandwidths)
     write_json(arguments.out, {"inverse convolution": rows, "cpila": bandwidths})

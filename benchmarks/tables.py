@@ -1,6 +1,8 @@
 """What the scripts share: the command line, interleaved CPU times, one table, one JSON file."""
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -33,7 +35,18 @@ def machine() -> dict[str, Cell]:
         "threads": torch.get_num_threads(),
         "processor": _processor(),
         "load": round(os.getloadavg()[0], 1),
+        **_accelerator(),
     }
+
+
+def _accelerator() -> dict[str, Cell]:
+    """The current GPU, and what compiles the kernels for it, where there are any."""
+    found: dict[str, Cell] = {}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    if importlib.util.find_spec("triton") is not None:
+        found["triton"] = importlib.metadata.version("triton")
+    return found
 
 
 def cpu_milliseconds(
