@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from flow_apps.experiments import Fit1dConfig, Toy2dConfig
+from flow_apps.experiments import Fit1dConfig, GlowConfig, Toy2dConfig
 from flow_apps.experiments.fit1d import Fit1dObjective
 from flow_apps.presets import PRESETS
 
@@ -46,3 +46,33 @@ def test_concatenations_of_1d_fits_learn_from_the_first_step() -> None:
     gradients = [p.grad for n, p in objective.named_parameters() if n.endswith("concat")]
     assert len(gradients) == 2
     assert all(g is not None and bool(g.any()) for g in gradients)
+
+
+def glow(name: str) -> GlowConfig:
+    config = PRESETS[name].config
+    assert isinstance(config, GlowConfig)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "blocks", "steps"),
+    [
+        ("if-glow-imagenet32-readme", "imagenet32", 2, 16),
+        ("if-glow-imagenet64", "imagenet64", 2, 16),
+        ("if-glow-celeba32", "celeba", 3, 32),
+        ("if-glow-celeba64", "celeba", 3, 32),
+        ("if-glow-celeba128", "celeba", 3, 32),
+    ],
+)
+def test_rows_of_the_readme_of_inverse_flow(name: str, data: str, blocks: int, steps: int) -> None:
+    config = glow(name)
+    assert config.images.data == data
+    assert (config.flow.num_blocks, config.flow.block_size) == (blocks, steps)
+
+
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.experiment == "glow"])
+def test_learning_rates_do_not_vanish(name: str) -> None:
+    """Steps of Adam are about a learning rate: far smaller ones are lost to rounding."""
+    training = glow(name).training
+    last = training.learning_rate * training.decay**training.iterations
+    assert last * min((factor for _, factor in training.milestones), default=1.0) > 1e-11
