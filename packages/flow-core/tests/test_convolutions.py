@@ -1,7 +1,9 @@
 """Facts of the invertible convolutions that the contract test cannot know."""
 
 import math
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from flow_core.bijection import Bijection
@@ -278,6 +280,27 @@ def test_masked_convs_look_one_way(side: Side) -> None:
     assert not bool(matrix[distance < 0].any())
     assert not bool(matrix[distance > 3].any())
     assert bool((matrix[distance == 1] != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("groups", "orders"),
+    [(1, "XX"), (1, ["TL", "BR"]), (4, ["TL", "BR"]), (2, ["TL", None]), (1, [])],
+)
+def test_wrong_orders_are_refused_at_once(
+    groups: int, orders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for users, whose calls are not checked.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=f"orders among TL, TR, BL, BR, .* {groups} groups, got"):
+        InverseConv2d(4, groups=groups, orders=orders)
+
+
+def test_one_order_serves_all_groups() -> None:
+    x = torch.randn(1, 4, 3, 3)
+    layer = InverseConv2d(4, groups=2, orders=["BR"])
+    again = InverseConv2d(4, groups=2, orders="BR")
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.transform(x), again.transform(x))
 
 
 @pytest.mark.parametrize(

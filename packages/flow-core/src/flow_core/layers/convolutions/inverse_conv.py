@@ -42,6 +42,9 @@ class InverseConv2d(Bijection):
         orders: From which corner each group looks, or one for all.
         learn_diagonal: Whether the diagonal of A is learned, else it is one.
         tap_bound: ρ, or None for taps without a bound.
+
+    Raises:
+        ValueError: If sizes, groups, orders or the bound mean nothing.
     """
 
     def __init__(
@@ -63,9 +66,7 @@ class InverseConv2d(Bijection):
             )
         if tap_bound is not None and not 0 < tap_bound < 1:
             raise ValueError(f"expected 0 < tap_bound < 1, got {tap_bound}")
-        self.orders: Order | tuple[Order, ...] = (
-            orders if isinstance(orders, str) else tuple(orders)
-        )
+        self.orders: Order | tuple[Order, ...] = _checked(orders, groups)
         self.tap_bound = tap_bound
         self.groups = groups
         self.weight = nn.Parameter(_initial_taps(channels, channels // groups, size))
@@ -170,6 +171,16 @@ def emerging(channels: int, kernel_size: int = 3, *, tap_bound: float | None = N
         return Invert(conv)
 
     return Chain([padded("TL"), padded("BR")])
+
+
+def _checked(orders: Order | Sequence[Order], groups: int) -> Order | tuple[Order, ...]:
+    each = (orders,) if isinstance(orders, str) else tuple(orders)
+    if len(each) not in (1, groups) or any(order not in ORDERS for order in each):
+        raise ValueError(
+            f"expected orders among {', '.join(ORDERS)}, one or one for each of {groups} groups, "
+            f"got {orders!r}"
+        )
+    return orders if isinstance(orders, str) else each
 
 
 def _initial_taps(channels: int, inputs: int, size: tuple[int, int]) -> Tensor:
