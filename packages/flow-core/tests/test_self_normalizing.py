@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import pytest
@@ -26,6 +27,7 @@ from flow_core.layers import (
 from flow_core.layers.self_normalizing.layers import tap_counts, transposed
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SelfNorm = TypeVar("SelfNorm", SelfNormConv2d, SelfNormLinear)
 
@@ -88,7 +90,7 @@ def test_gradients_are_those_of_the_paper(kernel_size: int) -> None:
     # The loss is the sum over the batch of |y|²/2, whose gradient is y.
     loss = -TrainingSurrogate(flow)(x).surrogate.sum()
     by_weight, by_inverse = torch.autograd.grad(loss, (layer.weight, layer.inverse_weight))
-    counts = tap_counts(kernel_size, size).double()
+    counts = tap_counts(layer.weight, size)
     plain = layer.weight.detach().clone().requires_grad_()
     moved = conv2d(x, plain, padding=kernel_size // 2)
     (data,) = torch.autograd.grad((moved * y.detach()).sum(), plain)
@@ -114,7 +116,34 @@ def test_tap_counts_are_the_products_with_ones() -> None:
         weight = torch.zeros(1, 1, 5, 5, requires_grad=True)
         total = conv2d(torch.ones(1, 1, *size), weight, padding=2).sum()
         (counts,) = torch.autograd.grad(total, weight)
-        assert torch.equal(tap_counts(5, size), counts[0, 0])
+        assert torch.equal(tap_counts(weight, size), counts[0, 0])
+
+
+class Devices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # as torch has it
+    """Notes where tensors are made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.seen.add(result.device.type)
+        return result
+
+
+def test_the_surrogate_is_made_on_the_device_of_the_layer() -> None:
+    flow = flow_of(SelfNormConv2d(2, 3, (4, 4)), (2, 4, 4)).to("meta")
+    with Devices() as devices:
+        TrainingSurrogate(flow)(torch.zeros(3, 2, 4, 4, dtype=torch.float64, device="meta"))
+    assert devices.seen == {"meta"}
 
 
 def test_log_prob_stays_exact_before_after_and_beside_the_surrogate() -> None:

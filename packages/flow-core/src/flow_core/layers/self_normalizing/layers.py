@@ -67,7 +67,7 @@ class SelfNormConv2d(DenseConv2d, SelfNormalizing):
     def _stand_in(self) -> Tensor:
         """0 up to rounding, with half of the gradient of log|det W| for W and −log|det R| for R."""
         weight, inverse = self.weight, self.inverse_weight
-        counts = tap_counts(self.weight.shape[-1], self.map_size).to(weight)
+        counts = tap_counts(weight, self.map_size)
         by_weight = transposed(inverse.detach()) * counts
         by_inverse = transposed(weight.detach()) * counts
         return 0.5 * ((weight * by_weight).sum() - (inverse * by_inverse).sum())
@@ -123,11 +123,17 @@ def transposed(kernel: Tensor) -> Tensor:
     return kernel.transpose(0, 1).flip(2, 3)
 
 
-def tap_counts(kernel_size: int, map_size: tuple[int, int]) -> Float[Tensor, "size size"]:
-    """For every tap, the number of pixels at which it meets another pixel and not the padding."""
-    reach = (torch.arange(kernel_size) - kernel_size // 2).abs()
+def tap_counts(
+    kernel: Float[Tensor, "_ _ size size"], map_size: tuple[int, int]
+) -> Float[Tensor, "size size"]:
+    """For every tap, the number of pixels at which it meets another pixel and not the padding.
+
+    Counted where the kernel is and in its dtype: a copy to the device would stop it at every pass.
+    """
+    size = kernel.shape[-1]
+    reach = (torch.arange(size, dtype=kernel.dtype, device=kernel.device) - size // 2).abs()
     down, across = ((side - reach).clamp(min=0) for side in map_size)
-    return down[:, None] * across.to(torch.get_default_dtype())
+    return down[:, None] * across
 
 
 class _HalfGradients(Function):
