@@ -131,17 +131,17 @@ def objective(**changes: object) -> GlowObjective:
 def test_reconstruction_errors_enter_the_loss_with_their_weight() -> None:
     plain, heavy = objective(reconstruction_weight=0.0), objective(reconstruction_weight=10.0)
     with torch.no_grad():
-        for model in (plain, heavy):
-            for name, p in model.named_parameters():
-                if name.endswith("inverse_weight"):
-                    p.add_(0.1)
+        for name, p in plain.named_parameters():
+            if name.endswith("inverse_weight"):
+                p.add_(0.1)
+    heavy.load_state_dict(plain.state_dict())
     torch.manual_seed(0)
     without, _ = plain(plain.batch(1))
     torch.manual_seed(0)
     with_errors, scalars = heavy(heavy.batch(1))
     errors = 2 * float(scalars["reconstruction"])
     assert errors > 0
-    assert float((with_errors - without).detach()) == pytest.approx(10 * errors, rel=1e-2)
+    assert float((with_errors - without).detach()) == pytest.approx(10 * errors, rel=1e-4)
 
 
 def test_exact_training_of_a_self_normalizing_flow_has_no_surrogate() -> None:

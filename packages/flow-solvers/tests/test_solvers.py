@@ -188,6 +188,19 @@ def test_a_hard_sample_is_not_hidden_by_the_norm_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+def test_what_it_was_given_stays_as_it_was(name: str) -> None:
+    strength = torch.zeros(1000, dtype=torch.float64)
+    strength[::100] = 0.5
+    x = normal(1000, 2)
+    given = x.clone()
+    bound = FunctionMap(lambda w, s: s.unsqueeze(1) * torch.sin(w), (), (strength,))
+    solution = SOLVERS[name].solve(bound, x, x, Tolerance())
+    assert torch.equal(x, given)
+    assert solution.all_converged
+    assert not torch.equal(solution.value, given)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
 def test_a_nan_ends_only_its_sample(name: str) -> None:
     bound = FunctionMap(sines(spectrum("random", 3, 0.8)))
     x = normal(6, 3)

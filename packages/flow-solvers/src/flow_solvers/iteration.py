@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -204,7 +204,8 @@ class _Iteration:
         index = torch.nonzero(self.done.logical_not()).flatten()
         part = self._part()
         if self.outcome is None or self.rows is None:
-            self.outcome, self.rows = part, index
+            # The best iterate may still be the start, which belongs to the caller.
+            self.outcome, self.rows = replace(part, value=part.value.clone()), index
         else:
             self.outcome.store(self.rows, part)
             self.rows = self.rows[index]

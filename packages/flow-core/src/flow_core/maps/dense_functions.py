@@ -156,7 +156,7 @@ def _copies(
     slope: Float[Tensor, "write batch"], width: int
 ) -> Float[Tensor, "copies width 1 batch"]:
     """The slopes of the copies that a concatenating activation makes of its input."""
-    return slope.view(-1, width, 1, slope.shape[1])
+    return slope.unflatten(0, (len(slope) // width, width)).unsqueeze(2)
 
 
 def _joined(
