@@ -1,7 +1,8 @@
 """The glow experiment: every preset at a small size, surrogates, timings and layers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from flow_apps.experiments import GlowConfig
-from flow_apps.experiments.glow import GlowObjective
+from flow_apps.experiments.glow import GlowObjective, SelfNormConfig
 from flow_apps.experiments.image_sets import ImagesConfig, augmented, load_images
+from flow_apps.figures.filters import draw_filters
 from flow_apps.presets import PRESETS
 from flow_apps.timing import time_calls
 from flow_apps.training import RunFolder, apply_overrides
@@ -166,6 +168,40 @@ def test_layers_are_traced_on_validation_images_and_logged_with_them(
     assert with_layers == ["validation"]
     (x,) = traced
     assert torch.equal((x * 17 - 0.5).round().byte(), model.images.validation.images)
+
+
+@pytest.mark.parametrize(
+    ("linear", "kernels"), [("self-normalizing", 4), ("inverse-conv", 2), ("conv1x1", 0)]
+)
+def test_filters_are_drawn(
+    linear: str, kernels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Mapping[str, Tensor]] = []
+
+    def spied(filters: Mapping[str, Tensor], path: Path) -> None:
+        drawn.append(filters)
+        draw_filters(filters, path)
+
+    monkeypatch.setattr("flow_apps.experiments.glow.draw_filters", spied)
+    with torch.no_grad():
+        objective(linear=linear, kernel_size=3, block_size=1).figures(tmp_path, 5)
+    assert sum(map(len, drawn)) == kernels
+    assert (tmp_path / "filters_000005.png").exists() == bool(kernels)
+
+
+def test_filters_of_any_size_can_be_drawn(tmp_path: Path) -> None:
+    sizes = ((1, 1, 1, 1), (20, 3, 2, 3), (9, 9, 1, 1))
+    draw_filters({str(size): torch.randn(size) for size in sizes}, tmp_path / "some.png")
+    draw_filters({str(k): torch.zeros(2, 2, 3, 3) for k in range(50)}, tmp_path / "many.png")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("some.png", "many.png"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "config"), [("flow", FlowConfig), ("self_norm", SelfNormConfig)]
+)
+def test_the_page_of_options_names_every_field(prefix: str, config: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "options.md").read_text()
+    assert [f.name for f in fields(config) if f"`{prefix}.{f.name}`" not in page] == []
 
 
 def test_the_growth_of_inverse_convolutions_is_logged(cli: Cli, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from flow_apps.experiments.contraction import ContractionConfig
 from flow_apps.experiments.image_sets import ImagesConfig
 from flow_apps.experiments.integer_images import IntegerImageObjective
+from flow_apps.figures.filters import draw_filters
 from flow_apps.timing import Timing, time_calls
 from flow_apps.training import Batch, TrainingConfig, require
 
@@ -150,8 +151,10 @@ class GlowObjective(IntegerImageObjective):
         return {**super().audit(), **figures, **({"timing": times} if times else {})}
 
     def figures(self, folder: Path, step: int) -> None:
-        """Samples and reconstructions; samples by approximate inverses where they are asked for."""
+        """Samples, reconstructions and filters; samples by approximate inverses where asked for."""
         super().figures(folder, step)
+        if filters := self._filters():
+            draw_filters(filters, folder / f"filters_{step:06d}.png")
         if self.on_surrogate and self.config.self_norm.approximate_samples:
             z = self.flow.base.rsample(_PICTURES)
             exact = self.flow.bijection.inverse(z)
@@ -159,6 +162,16 @@ class GlowObjective(IntegerImageObjective):
                 approximate = self.flow.bijection.inverse(z)
             sheet = torch.cat([exact, approximate])
             self.draw_samples(sheet, folder / f"exact_above_approximate_{step:06d}.png")
+
+    def _filters(self) -> dict[str, Tensor]:
+        """The kernels of inverse and of self-normalizing convolutions, by the names of layers."""
+        filters: dict[str, Tensor] = {}
+        for name, layer in self.bijection.named_modules():
+            if isinstance(layer, InverseConv2d):
+                filters[name] = layer.taps().weight
+            elif isinstance(layer, SelfNormConv2d):
+                filters |= {name: layer.weight, f"{name}, inverse": layer.inverse_weight}
+        return filters
 
     def _leave_approximate_inverses(self) -> None:
         """Exact gradients do not reach them, which processes that share gradients must know."""
