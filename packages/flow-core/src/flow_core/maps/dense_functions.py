@@ -156,7 +156,8 @@ def _copies(
     slope: Float[Tensor, "write batch"], width: int
 ) -> Float[Tensor, "copies width 1 batch"]:
     """The slopes of the copies that a concatenating activation makes of its input."""
-    return slope.unflatten(0, (len(slope) // width, width)).unsqueeze(2)
+    write, batch = slope.shape
+    return slope.view(write // width, width, 1, batch)
 
 
 def _joined(
