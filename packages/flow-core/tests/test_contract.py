@@ -160,11 +160,12 @@ def test_second_derivatives(
 
 
 @single
-def test_no_method_changes_the_state(
+def test_no_method_changes_the_state_or_its_input(
     bijection: Bijection, x: Tensor, context: Tensor | None
 ) -> None:
     y = bijection.transform(x, context=context).detach()
     before = copy.deepcopy(bijection.state_dict())
+    given = copy.deepcopy((x, y, context))
     for training in (False, True):
         bijection.train(training)
         for kind, method in methods(bijection):
@@ -172,6 +173,7 @@ def test_no_method_changes_the_state(
     after = bijection.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+    torch.testing.assert_close((x, y, context), given, rtol=0, atol=0)
 
 
 @single
