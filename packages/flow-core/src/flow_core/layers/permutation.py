@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Context
+from flow_core.layers.rearrangement import Rearrangement
 from flow_core.rounding import without_rounding
 
 
 @final
-class Permutation(Bijection):
+class Permutation(Rearrangement):
     """y[:, i] = x[:, index[i]], a fixed order of dimension 1; the log-determinant is 0.
 
     Args:
@@ -63,20 +64,6 @@ class Permutation(Bijection):
     ) -> Float[Tensor, "batch channels *spatial"]:
         """The channels of y back where they came from."""
         return self._check(y).index_select(1, torch.argsort(self.index))
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The channels of x in the order `index`; the log-determinant is 0."""
-        return self.transform(x, context=context), x.new_zeros(x.shape[0])
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The channels of y back where they came from; the log-determinant is 0."""
-        return self.inverse(y, context=context), y.new_zeros(y.shape[0])
 
     def _check(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.index.numel():

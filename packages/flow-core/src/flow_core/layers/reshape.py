@@ -7,12 +7,13 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Context
+from flow_core.layers.rearrangement import Rearrangement
 from flow_core.rounding import without_rounding
 
 
 @final
-class Reshape(Bijection):
+class Reshape(Rearrangement):
     """Give every sample another shape, row-major; the log-determinant is 0.
 
     Args:
@@ -56,20 +57,6 @@ class Reshape(Bijection):
     ) -> Float[Tensor, " batch *source"]:
         """The values of y in the source shape."""
         return _reshaped(y, self.target, self.source)
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The values of x in the target shape; the log-determinant is 0."""
-        return self.transform(x, context=context), x.new_zeros(x.shape[0])
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The values of y in the source shape; the log-determinant is 0."""
-        return self.inverse(y, context=context), y.new_zeros(y.shape[0])
 
 
 def _reshaped(x: Tensor, source: tuple[int, ...], target: tuple[int, ...]) -> Tensor:

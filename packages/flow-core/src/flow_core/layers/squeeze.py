@@ -5,12 +5,13 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Context
+from flow_core.layers.rearrangement import Rearrangement
 from flow_core.rounding import without_rounding
 
 
 @final
-class Squeeze(Bijection):
+class Squeeze(Rearrangement):
     """Trade f x f pixels for f² channels: `(batch, c, h·f, w·f)` to `(batch, c·f², h, w)`.
 
     Output channels are ordered (c, row offset, column offset). The log-determinant is 0. Source:
@@ -66,17 +67,3 @@ class Squeeze(Bijection):
         f = self.factor
         cells = y.reshape(batch, c // (f * f), f, f, h, w)
         return cells.permute(0, 1, 4, 2, 5, 3).reshape(batch, c // (f * f), h * f, w * f)
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Pixels to channels; the log-determinant is 0."""
-        return self.transform(x, context=context), x.new_zeros(x.shape[0])
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Channels to pixels; the log-determinant is 0."""
-        return self.inverse(y, context=context), y.new_zeros(y.shape[0])
