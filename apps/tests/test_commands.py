@@ -248,6 +248,17 @@ def test_a_backward_pass_that_fails_on_one_process_ends_both(
     assert "bijection.layers." in second
 
 
+def test_a_folder_that_is_taken_ends_both_processes(in_child: Child, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    children = two_ranks(in_child, "toy2d", *TOY, "--iterations", 10, "--out", tmp_path / "run")
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [1, 1]
+    first, second = ((tmp_path / f"child-{child}.txt").read_text() for child in children)
+    assert "exists already and is not overwritten" in first
+    assert "the first process could not create" in second
+    assert "Traceback" not in first + second
+
+
 def test_two_processes_reach_the_weights_of_one(cli: Cli, in_child: Child, tmp_path: Path) -> None:
     options = (*TOY, "--iterations", 10)
     assert cli("toy2d", *options, "--out", tmp_path / "one").exit_code == 0

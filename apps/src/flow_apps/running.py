@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from flow_apps.errors import ConfigError
+from flow_apps.errors import ConfigError, RunFolderError
 from flow_apps.experiments import EXPERIMENTS, Experiment, ExperimentConfig, InvertibleObjective
 from flow_apps.figures import draw_learning_curve
 from flow_apps.presets import DEFAULTS, PRESETS, Preset
@@ -152,9 +152,20 @@ def build_objective(experiment: Experiment, config: ExperimentConfig) -> Inverti
 def _prepared_folder(
     request: Request, preset: Preset, config: ExperimentConfig, here: Ranks
 ) -> RunFolder:
+    """The run folder, made by the first process; if it cannot, all of them end.
+
+    Raises:
+        RunFolderError: If the folder is taken, cannot be made, or holds no run.
+    """
+    failure: RunFolderError | None = None
     if here.is_first and not request.resume:
-        RunFolder.create(request.folder, _description(preset, config), request.command)
-    here.barrier()
+        try:
+            RunFolder.create(request.folder, _description(preset, config), request.command)
+        except RunFolderError as error:
+            failure = error
+    (failed,) = here.any(failure is not None)
+    if failed:
+        raise failure or RunFolderError(f"the first process could not create {request.folder}")
     return RunFolder.open(request.folder)
 
 
