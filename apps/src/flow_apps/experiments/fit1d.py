@@ -146,9 +146,13 @@ class Fit1dObjective(InvertibleObjective):
 
     def figures(self, folder: Path, step: int) -> None:
         """The function and its fit."""
-        x = self._grid()
-        y = TARGETS[self.config.target].function(x)
-        draw_fit(x, y, self.net.transform(x), folder / f"fit_{step:06d}.png")
+        draw_fit(*self.fitted(), folder / f"fit_{step:06d}.png")
+
+    def fitted(self) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """Points of a grid over the domain, the function there and its fit."""
+        target = TARGETS[self.config.target]
+        x = torch.linspace(*target.domain, _GRID, device=self._device())[:, None]
+        return x, target.function(x), self.net.transform(x)
 
     @property
     def bijection(self) -> Bijection:
@@ -172,10 +176,6 @@ class Fit1dObjective(InvertibleObjective):
         return sample_target(
             self.config.target, self.config.test_size, source, device=self._device()
         )
-
-    def _grid(self) -> Tensor:
-        low, high = TARGETS[self.config.target].domain
-        return torch.linspace(low, high, _GRID, device=self._device())[:, None]
 
     def _device(self) -> torch.device:
         return next(self.net.parameters()).device
