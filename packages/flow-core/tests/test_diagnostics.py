@@ -103,6 +103,20 @@ def test_formulas_of_the_bounds(model: Chain) -> None:
     assert (residual.transform, residual.inverse) == (1 + g, 1 / (1 - g))
 
 
+def test_no_solve_is_farther_off_than_its_certified_distance(model: Chain) -> None:
+    rough = Solve(Picard(), tolerance=Tolerance(rtol=1e-2, atol=1e-2))
+    block = Monotone(dense(0), rough).eval()
+    report = diagnose(block, data(), exact_samples=0)
+    allowed = report.bounds[""].distance(report.transform[""].residual)
+    assert f"at most {allowed:.1e} from the solution" in str(report)
+    exact = Monotone(copy.deepcopy(block.g).double()).eval()
+    x = data().double()
+    with torch.no_grad():
+        # y = √2·w - x, so y is off by √2 times as much as w.
+        error = (block(data())[0] - exact(x)[0]).square().mean(1).sqrt().max() / math.sqrt(2)
+    assert allowed / 100 < float(error) <= allowed < 0.2
+
+
 def test_inverting_twice_changes_no_bound() -> None:
     block = Residual(dense(0))
     (once,) = block_bounds(block).values()

@@ -25,6 +25,10 @@ class BlockBound:
     transform: float
     inverse: float
 
+    def distance(self, residual: float) -> float:
+        """How far, rms, a solve of the block with that residual is from the exact solution."""
+        return _ratio(residual, 1 - max(self.maps))
+
 
 def block_bounds(model: nn.Module) -> dict[str, BlockBound]:
     """Bi-Lipschitz bounds of every use of a fixed-point block, by module name.

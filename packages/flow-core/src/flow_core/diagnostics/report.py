@@ -60,8 +60,8 @@ class Diagnostics:
             lines.append(
                 f"round trip {dtype}: max |x' - x| {error.max_error:.2e}, rms {error.rms_error:.2e}"
             )
-        lines += _effort_lines("transform", self.transform)
-        lines += _effort_lines("inverse", self.inverse)
+        lines += _effort_lines("transform", self.transform, self.bounds)
+        lines += _effort_lines("inverse", self.inverse, self.bounds)
         for name, bound in self.bounds.items():
             maps = ", ".join(f"{value:.4f}" for value in bound.maps)
             lines.append(
@@ -188,11 +188,13 @@ def _evaluation(model: nn.Module) -> Generator[None]:
             module.training = training
 
 
-def _effort_lines(direction: str, blocks: dict[str, BlockSummary]) -> list[str]:
+def _effort_lines(
+    direction: str, blocks: dict[str, BlockSummary], bounds: dict[str, BlockBound]
+) -> list[str]:
     return [
         f"{direction} {name or 'model'}: {block.evaluations:.1f} evaluations a sample "
-        f"(largest {block.max_evaluations}), residual {block.residual:.1e}, "
-        f"{block.failures} failures"
+        f"(largest {block.max_evaluations}), residual {block.residual:.1e}, at most "
+        f"{bounds[name].distance(block.residual):.1e} from the solution, {block.failures} failures"
         for name, block in blocks.items()
         if block.solves
     ]
