@@ -244,6 +244,7 @@ def test_a_backward_pass_that_fails_on_one_process_ends_both(
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [1, 1]
     first, second = ((tmp_path / f"child-{child}.txt").read_text() for child in children)
     assert "error: step 1: another process failed" in first
+    assert "sample i of process 1 is number 1 + 2·i of the batch" in second
     assert "step 1, backward pass: a solver failed in layer" in second
     assert "bijection.layers." in second
 

@@ -158,8 +158,12 @@ class Engine:
         (failed,) = self.ranks.any(failure is not None)
         self._raise_together(failure, step, failed=failed)
 
-    @staticmethod
-    def _raise_together(failure: TrainingFailure | None, step: int, *, failed: bool) -> None:
+    def _raise_together(self, failure: TrainingFailure | None, step: int, *, failed: bool) -> None:
+        rank, world = self.ranks.rank, self.ranks.world
+        if failure is not None and world > 1:
+            raise TrainingFailure(
+                f"{failure} (sample i of process {rank} is number {rank} + {world}·i of the batch)"
+            ) from failure
         if failure is not None:
             raise failure
         if failed:
