@@ -108,16 +108,50 @@ def test_float32_round_trip(channels: int, size: tuple[int, int]) -> None:
     torch.testing.assert_close(z.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_every_block_shape_gives_the_same() -> None:
-    shapes = {block_shape(channels) for channels in range(1, 60)}
-    assert shapes == {(1, 1), (1, 2), (2, 2), (2, 4), (4, 4)}
-    for channels in (3, 4, 12, 24, 49):
-        x, weight = problem(channels, (7, 9), (3, 2), batch=1)
-        kernel = weight.clone()
-        kernel[:, :, -1, -1] = kernel[:, :, -1, -1].triu(1) + torch.eye(channels)
-        z = solve_canonical(x, kernel, upper=True)
-        back = padded_full(z, kernel)
-        torch.testing.assert_close(back, x, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize(
+    ("channels", "size", "shape"),
+    [
+        (3, (7, 9), (4, 4)),
+        (3, (4, 40), (2, 8)),
+        (3, (40, 4), (8, 2)),
+        (3, (1, 40), (1, 16)),
+        (4, (7, 9), (2, 4)),
+        (4, (40, 4), (4, 2)),
+        (4, (1, 40), (1, 8)),
+        (12, (7, 9), (2, 2)),
+        (12, (1, 40), (1, 4)),
+        (24, (7, 9), (1, 2)),
+        (49, (7, 9), (1, 1)),
+    ],
+)
+def test_every_block_shape_gives_the_same(
+    channels: int, size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    assert block_shape(channels, size, (3, 2)) == shape
+    x, weight = problem(channels, size, (3, 2), batch=1)
+    kernel = weight.clone()
+    kernel[:, :, -1, -1] = kernel[:, :, -1, -1].triu(1) + torch.eye(channels)
+    z = solve_canonical(x, kernel, upper=True)
+    torch.testing.assert_close(padded_full(z, kernel), x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "products"),
+    [(1, (28, 28), 26), (12, (16, 16), 30), (48, (16, 16), 93), (3, (4, 64), 18), (1, (1, 96), 18)],
+)
+def test_matrix_products_of_a_solve(
+    channels: int, size: tuple[int, int], products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[torch.Size] = []
+    addmm_ = torch.Tensor.addmm_
+
+    def counted(self: Tensor, seen: Tensor, taps: Tensor, *, alpha: float) -> Tensor:
+        calls.append(taps.shape)
+        return addmm_(self, seen, taps, alpha=alpha)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", counted)
+    inverse_conv2d(*problem(channels, size, (3, 3)))
+    assert len(calls) == products
 
 
 def padded_full(z: Tensor, kernel: Tensor) -> Tensor:

@@ -2,23 +2,37 @@
 
 A padded convolution on C channels is one on ph·pw·C channels of an image of blocks, whose corner
 tap couples the pixels of a block: block lower triangular, with the corner of the kernel on its
-diagonal.
+diagonal. Blocks of one row make it block Toeplitz row by row.
 """
 
 from functools import cache
+from math import ceil
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_TARGET = 48
-_SHAPES = ((4, 4), (2, 4), (2, 2), (1, 2))
+_NUMBERS = 48
+# Of those that take as many products, the first: squares need the fewest multiplications.
+_SHAPES = ((4, 4), (2, 8), (8, 2), (1, 16), (2, 4), (4, 2), (1, 8), (2, 2), (1, 4), (1, 2), (1, 1))
 
 
-def block_shape(channels: int) -> tuple[int, int]:
-    """Height and width of the blocks: about 48 numbers each are solved for at once."""
-    return next((s for s in _SHAPES if s[0] * s[1] * channels <= _TARGET), (1, 1))
+def block_shape(channels: int, image: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the blocks of at most 48 numbers that take the fewest matrix products."""
+    fitting = [s for s in _SHAPES if s[0] * s[1] * channels <= _NUMBERS] or [(1, 1)]
+    return min(fitting, key=lambda shape: _products(shape, image, kernel))
+
+
+def _products(shape: tuple[int, int], image: tuple[int, int], kernel: tuple[int, int]) -> int:
+    """One for every anti-diagonal of blocks and every row of blocks that it reads."""
+    rows, columns = (ceil(size / side) for size, side in zip(image, shape, strict=True))
+    return (rows + columns - 1) * _reach(kernel[0], shape[0])
+
+
+def _reach(kernel: int, side: int) -> int:
+    """How many blocks the taps of a kernel touch along one axis."""
+    return (kernel + side - 2) // side + 1
 
 
 class Recursion(NamedTuple):
@@ -69,7 +83,7 @@ def _index(
     be captured in a CUDA graph.
     """
     (kh, kw), (ph, pw) = size, shape
-    rows, columns = (kh + ph - 2) // ph + 1, (kw + pw - 2) // pw + 1
+    rows, columns = _reach(kh, ph), _reach(kw, pw)
     index = torch.full((rows, columns, ph * pw, ph * pw), kh * kw)
     for y, x, up, left in torch.cartesian_prod(*map(torch.arange, (ph, pw, kh, kw))).tolist():
         row, column = y - up, x - left

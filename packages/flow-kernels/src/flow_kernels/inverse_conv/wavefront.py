@@ -27,9 +27,9 @@ def solve_canonical(
 
     The corner tap is lower triangular, or `upper` triangular.
     """
-    shape = block_shape(x.shape[1])
+    _, channels, height, width = x.shape
+    shape = block_shape(channels, (height, width), (kernel.shape[2], kernel.shape[3]))
     steps = recursion(kernel, shape, upper=upper)
-    _, _, height, width = x.shape
     rows, columns = ceil(height / shape[0]), ceil(width / shape[1])
     below, right = rows * shape[0] - height, columns * shape[1] - width
     if below or right:  # what is added there is read by nothing that is kept
