@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from inspect import unwrap
 from typing import Any, cast
 
 import pytest
 import torch
-from flow_core.blocks import Monotone, Residual, with_estimator
+from flow_core.bijection import Bijection
+from flow_core.blocks import Implicit, Monotone, Residual, with_estimator
 from flow_core.combinators import Chain
 from flow_core.lipschitz import LipschitzLayer, update_lipschitz
 from flow_core.maps import (
@@ -18,6 +20,7 @@ from flow_core.maps import (
     LipschitzMap,
     frozen,
 )
+from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.dense_functions import concatenation
 from flow_logdet import Fixed, Krylov, Recompute
 from flow_solvers import BoundMap
@@ -234,13 +237,17 @@ def test_a_missing_context_is_refused_and_a_superfluous_one_ignored(
     make: Callable[..., LipschitzMap],
 ) -> None:
     x, context = torch.randn(3, 2), torch.randn(3, 5)
-    with pytest.raises(ValueError, match="expected a context of 5 features"):
+    with pytest.raises(
+        ValueError, match=r"expected a context of shape \(batch, 5\) and .* got None"
+    ):
         make(2, context_features=5).bind()
     net = make(2)
     assert torch.equal(net.bind(context)(x), net.bind()(x))
     chain = Chain([Residual(make(2, context_features=5)), Residual(net)])
     assert torch.equal(chain.transform(x, context=context), chain.transform(x, context=context))
-    with pytest.raises(ValueError, match="expected a context of 5 features"):
+    with pytest.raises(
+        ValueError, match=r"expected a context of shape \(batch, 5\) and .* got None"
+    ):
         chain.transform(x)
 
 
@@ -271,6 +278,10 @@ def test_parameter_counts_of_the_paper(activation: str) -> None:
     assert sum(p.numel() for p in fit.parameters()) == 50_186
 
 
+def _implicit(g: LipschitzMap) -> Implicit:
+    return Implicit(g, g)
+
+
 @pytest.mark.parametrize("block", [Residual, Monotone])
 def test_a_block_refuses_what_its_map_is_not_made_for(
     block: type[Residual] | type[Monotone],
@@ -281,6 +292,32 @@ def test_a_block_refuses_what_its_map_is_not_made_for(
     vector = block(DenseNet(2, growth=2, depth=1, context_features=1))
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, 2\), got \(2,\)"):
         vector.inverse(torch.zeros(2), context=torch.zeros(2, 1))
+
+
+@pytest.mark.parametrize("block", [Residual, Monotone, _implicit])
+@pytest.mark.parametrize("map_size", [None, (3, 2)])
+def test_a_block_refuses_contexts_that_its_map_is_not_made_for(
+    block: Callable[[LipschitzMap], Bijection], map_size: tuple[int, int] | None
+) -> None:
+    pixels = map_size or ()
+    net = DenseNet(1, growth=2, depth=1, context_features=2, map_size=map_size)
+    made = block(net)
+    x, right = torch.randn(4, 1, *pixels), torch.randn(4, 2, *pixels)
+    wrong = [right.double(), torch.randn(4, 3, *pixels), right[..., None], torch.randn(4, 2, 5, 5)]
+    for method in (made.transform, made.inverse, made.forward, made.inverse_and_log_det):
+        assert all(torch.isfinite(t).all() for t in method(x, context=right))
+        assert all(torch.isfinite(t).all() for t in method(x, context=right.half()))
+        for context in wrong:
+            with pytest.raises(ValueError, match="expected a context of shape "):
+                method(x, context=context)
+        with pytest.raises(ValueError, match=r"expected x of torch\.float32, as the weights, got"):
+            method(x.double(), context=right)
+    # What the type annotations exclude already, which only the tests look at.
+    for context in (right[:1], right.sum(), right[0]):
+        with pytest.raises(ValueError, match="expected a context for each of the 4 samples"):
+            unwrap(LipschitzMap.require_input)(net, x, context)
+    with pytest.raises(ValueError, match=r"got torch\.int64; convert it"):
+        unwrap(Conditioner.features)(net.conditioner, right.long())
 
 
 def test_recomputed_log_dets_serve_blocks_of_small_dimension() -> None:

@@ -50,7 +50,7 @@ class Implicit(FixedPointBlock):
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """z and log det(I + J_x(x)) - log det(I + J_z(z))."""
         return self._map(
-            self.g_x.bind(context), self.g_z.bind(context), checked(x, context, self.g_x, self.g_z)
+            checked(x, context, self.g_x, self.g_z), self.g_x.bind(context), self.g_z.bind(context)
         )
 
     @without_rounding
@@ -59,10 +59,10 @@ class Implicit(FixedPointBlock):
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """x and log det(I + J_z(z)) - log det(I + J_x(x))."""
         return self._map(
-            self.g_z.bind(context), self.g_x.bind(context), checked(y, context, self.g_x, self.g_z)
+            checked(y, context, self.g_x, self.g_z), self.g_z.bind(context), self.g_x.bind(context)
         )
 
-    def _map(self, source: BoundMap, target: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _map(self, x: Tensor, source: BoundMap, target: BoundMap) -> tuple[Tensor, Tensor]:
         """Solve z + target(z) = x + source(x)."""
         estimator = self._estimator(x)
         at_x = estimator.linearize(source, x)

@@ -34,35 +34,35 @@ class Monotone(FixedPointBlock):
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - x, where w + G(w) = √2·x."""
-        return self._cayley(self.g.bind(context), checked(x, context, self.g))[0]
+        return self._cayley(checked(x, context, self.g), self.g.bind(context))[0]
 
     @without_rounding
     def inverse(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """√2·w - y, where w - G(w) = √2·y."""
-        return self._cayley(-self.g.bind(context), checked(y, context, self.g))[0]
+        return self._cayley(checked(y, context, self.g), -self.g.bind(context))[0]
 
     @without_rounding
     def transform_and_log_det(
         self, x: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """√2·w - x and log det(I - J(w)) - log det(I + J(w))."""
-        return self._cayley_and_log_det(self.g.bind(context), checked(x, context, self.g))
+        return self._cayley_and_log_det(checked(x, context, self.g), self.g.bind(context))
 
     @without_rounding
     def inverse_and_log_det(
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
         """√2·w - y and log det(I + J(w)) - log det(I - J(w)), where w - G(w) = √2·y."""
-        return self._cayley_and_log_det(-self.g.bind(context), checked(y, context, self.g))
+        return self._cayley_and_log_det(checked(y, context, self.g), -self.g.bind(context))
 
-    def _cayley(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Solution]:
+    def _cayley(self, x: Tensor, bound: BoundMap) -> tuple[Tensor, Solution]:
         solution = self._resolvent(bound, SQRT2 * x)
         return SQRT2 * solution.value - x, solution
 
-    def _cayley_and_log_det(self, bound: BoundMap, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, solution = self._cayley(bound, x)
+    def _cayley_and_log_det(self, x: Tensor, bound: BoundMap) -> tuple[Tensor, Tensor]:
+        y, solution = self._cayley(x, bound)
         estimator = self._estimator(x)
         linearization = self._linearize(estimator, bound, solution)
         return y, self._log_det(estimator, linearization, Kind.MONOTONE)

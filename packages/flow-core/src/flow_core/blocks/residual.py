@@ -39,7 +39,8 @@ class Residual(FixedPointBlock):
         self, y: Float[Tensor, " batch *shape"], *, context: Context = None
     ) -> Float[Tensor, " batch *shape"]:
         """The solution x of x + G(x) = y."""
-        return self._resolvent(self.g.bind(context), checked(y, context, self.g)).value
+        y = checked(y, context, self.g)
+        return self._resolvent(self.g.bind(context), y).value
 
     @without_rounding
     def transform_and_log_det(

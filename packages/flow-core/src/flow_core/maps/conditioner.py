@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Context
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class Conditioner(nn.Module):
     """A linear (or 3x3 convolutional) layer from the context to a shift of every hidden layer.
@@ -14,29 +16,43 @@ class Conditioner(nn.Module):
     The shifts do not depend on w, so they leave Lipschitz constants alone. They start at zero.
     """
 
-    def __init__(self, context_features: int, widths: Sequence[int], *, spatial: bool) -> None:
+    def __init__(
+        self, context_features: int, widths: Sequence[int], map_size: tuple[int, int] | None
+    ) -> None:
         super().__init__()
         if context_features < 1:
             raise ValueError(f"expected at least one context feature, got {context_features}")
         self.widths = list(widths)
+        self.context_shape = context_features, *(map_size or ())
         total = sum(widths)
         self.layer: nn.Linear | nn.Conv2d = (
-            nn.Conv2d(context_features, total, 3, padding=1)
-            if spatial
-            else nn.Linear(context_features, total)
+            nn.Linear(context_features, total)
+            if map_size is None
+            else nn.Conv2d(context_features, total, 3, padding=1)
         )
         nn.init.zeros_(self.layer.weight)
 
     def features(self, context: Context) -> tuple[Tensor, ...]:
         """One shift per hidden layer.
 
+        Args:
+            context: Features per sample, or per pixel of maps on images; halves are widened.
+
         Raises:
-            ValueError: If there is no context.
+            ValueError: If there is no context, or none of that shape and precision.
         """
-        if context is None:
-            wanted = self.layer.weight.shape[1]
-            raise ValueError(
-                f"expected a context of {wanted} features, with which the map was built, got None"
-            )
-        shifts: Tensor = self.layer(context)
+        shifts: Tensor = self.layer(self._checked(context))
         return torch.split(shifts, self.widths, dim=1)
+
+    def _checked(self, context: Tensor | None) -> Tensor:
+        dtype = self.layer.weight.dtype
+        shape = ", ".join(str(n) for n in ("batch", *self.context_shape))
+        expected = f"expected a context of shape ({shape}) and {dtype}, as the map was built, got"
+        if context is None:
+            raise ValueError(f"{expected} None")
+        if context.shape[1:] != self.context_shape or context.ndim != len(self.context_shape) + 1:
+            raise ValueError(f"{expected} {tuple(context.shape)}")
+        context = context.to(dtype) if context.dtype in _HALF else context
+        if context.dtype != dtype:
+            raise ValueError(f"{expected} {context.dtype}; convert it")
+        return context

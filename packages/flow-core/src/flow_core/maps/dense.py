@@ -236,9 +236,7 @@ class DenseNet(LipschitzMap):
         self.concat_bound = concat_bound
         widths = [growth // expansion] * depth
         self.conditioner = (
-            None
-            if context_features is None
-            else Conditioner(context_features, widths, spatial=map_size is not None)
+            None if context_features is None else Conditioner(context_features, widths, map_size)
         )
         self.runner: Runner = EAGER
 

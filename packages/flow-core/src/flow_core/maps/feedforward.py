@@ -202,9 +202,7 @@ class FeedForwardNet(LipschitzMap):
             )
         widths = [width // expansion for width in hidden]
         self.conditioner = (
-            None
-            if context_features is None
-            else Conditioner(context_features, widths, spatial=map_size is not None)
+            None if context_features is None else Conditioner(context_features, widths, map_size)
         )
 
     def bind_weights(self) -> FeedForwardBound:

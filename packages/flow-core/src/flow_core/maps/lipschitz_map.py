@@ -34,8 +34,8 @@ class LipschitzMap(nn.Module, ABC):
         """Refuse what G is not made for; on maps of another size its certificate does not hold.
 
         Raises:
-            ValueError: If x is no batch of the event shape, where that is known, or the context
-                has another number of samples.
+            ValueError: If x is no batch of the event shape, where that is known, is not as precise
+                as the weights, or the context has another number of samples.
         """
         if self.event_shape is not None and x.shape[1:] != self.event_shape:
             expected = ", ".join(str(n) for n in ("batch", *self.event_shape))
@@ -43,9 +43,13 @@ class LipschitzMap(nn.Module, ABC):
                 f"expected x of shape ({expected}), got {tuple(x.shape)}; reshape it, or make the "
                 "map for that size"
             )
-        if context is not None and len(context) != len(x):
+        weights = next((p.dtype for p in self.parameters()), x.dtype)
+        if {x.dtype, weights} == {torch.float32, torch.float64}:
+            raise ValueError(f"expected x of {weights}, as the weights, got {x.dtype}; convert it")
+        if context is not None and context.shape[:1] != x.shape[:1]:
             raise ValueError(
-                f"expected a context for each of the {len(x)} samples, got {len(context)}"
+                f"expected a context for each of the {len(x)} samples, got one of shape "
+                f"{tuple(context.shape)}"
             )
 
     @abstractmethod
