@@ -5,6 +5,9 @@ from typing import Literal
 
 from flow_apps.errors import ConfigError
 
+# Far more end the process inside the OpenMP library.
+_MOST_THREADS = 1024
+
 
 def require(condition: bool, message: str) -> None:
     """Refuse a config.
@@ -82,7 +85,8 @@ class TrainingConfig:
         decay = self.weight_decay
         require(decay >= 0, f"weight_decay: expected 0 or a positive number, got {decay}")
         threads = self.threads
-        require(threads is None or threads > 0, f"threads: expected 1 or more, got {threads}")
+        possible = threads is None or 0 < threads <= _MOST_THREADS
+        require(possible, f"threads: expected 1 to {_MOST_THREADS}, got {threads}")
         require(0 < self.decay <= 1, f"decay: expected in (0, 1], got {self.decay}")
         clip, ema = self.gradient_clip, self.ema_decay
         require(clip is None or clip > 0, f"gradient_clip: expected a positive number, got {clip}")

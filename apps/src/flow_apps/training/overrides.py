@@ -6,6 +6,7 @@ is a path like `training.batch_size`, or only its last name where that is unique
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import UnionType
@@ -15,6 +16,8 @@ from flow_apps.errors import ConfigError
 
 Config = TypeVar("Config")
 
+# Integers that JSON keeps whatever reads it.
+_BITS = 53
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
@@ -91,7 +94,7 @@ def _parse(text: str) -> object:
         return _WORDS[text.lower()]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return text
 
 
@@ -149,11 +152,29 @@ def _decode_scalar(kind: Any, value: object, key: str) -> object:  # noqa: ANN40
         return value
     if kind is str and isinstance(value, str | int | float):
         return str(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and _is_number(value):
+        return float(cast(str | float, value))
     if kind is int and _is_integral(value):
-        return int(cast(float, value))
+        return _integer(int(cast(float, value)), key)
     raise ConfigError(f"{key}: expected {_name(kind)}, got {_shown(value)}")
+
+
+def _integer(value: int, key: str) -> int:
+    if abs(value) >= 1 << _BITS:
+        raise ConfigError(
+            f"{key}: expected an integer of at most {_BITS} bits, got one of {value.bit_length()}"
+        )
+    return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, or a text that is one: JSON has no .5."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
 
 
 def _is_integral(value: object) -> bool:
@@ -163,7 +184,12 @@ def _is_integral(value: object) -> bool:
 
 
 def _name(kind: Any) -> str:  # noqa: ANN401
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    names = {
+        int: "an integer",
+        float: "a finite number",
+        bool: "true or false",
+        str: "a text",
+    }
     return names.get(kind, str(kind))
 
 
