@@ -104,6 +104,11 @@ def test_toy2d_trains_tests_and_samples(cli: Cli, tmp_path: Path, preset: str) -
     limited = cli(*arguments, "--budget", 1)
     assert limited.exit_code == 0
     assert "missed their tolerance" in limited.output
+    assert "not finished" not in limited.output
+    (run / "summary.json").unlink()
+    unfinished = cli("sample", run, "--count", 3)
+    assert unfinished.exit_code == 0
+    assert "not finished: these are the weights of step 4 of 4" in unfinished.output
 
 
 @pytest.mark.parametrize("preset", [p.name for p in PRESETS.values() if p.experiment == "fit1d"])

@@ -15,6 +15,7 @@ from flow_apps.training import (
     repair_and_say,
 )
 from flow_apps.training.overrides import apply_overrides
+from flow_apps.training.progress import say
 
 Choice = Literal["last", "best"]
 
@@ -69,4 +70,7 @@ def load_run(
     objective = experiment.objective(config).to(place)
     load_tested_weights(objective, state)
     repaired = repair_and_say(objective, visible=True)
-    return LoadedRun(folder, config, objective, int(state["step"]), repaired)
+    step, whole = int(state["step"]), config.training.iterations
+    if not folder.finished:
+        say(f"{folder.path} is not finished: these are the weights of step {step} of {whole}")
+    return LoadedRun(folder, config, objective, step, repaired)
