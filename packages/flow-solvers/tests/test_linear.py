@@ -237,6 +237,8 @@ def test_default_adjoint() -> None:
     [
         lambda: gmres(lambda v: v, torch.ones(1, 2), restart=0),
         lambda: gmres(lambda v: v, torch.ones(1, 2), budget=1),
+        lambda: Gmres(restart=0),
+        lambda: Gmres(budget=1),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], object]) -> None:

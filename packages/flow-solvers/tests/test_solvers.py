@@ -198,6 +198,10 @@ def test_what_it_was_given_stays_as_it_was(name: str) -> None:
     assert torch.equal(x, given)
     assert solution.all_converged
     assert not torch.equal(solution.value, given)
+    # Also where the start is the solution, and nothing was moved.
+    solution = SOLVERS[name].solve(FunctionMap(lambda w: 0 * w), x, x, Tolerance())
+    solution.value.zero_()
+    assert torch.equal(x, given)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -275,6 +279,27 @@ def test_a_certified_constant_buys_the_guaranteed_budget() -> None:
     solution = certified.solve(bound, x, x, Tolerance())
     assert solution.all_converged
     assert 100 < solution.calls <= certified.guaranteed_budget(1e-10) < 600
+
+
+@pytest.mark.parametrize("lipschitz", [0.9, 0.95, 0.98, 0.99, 0.995])
+def test_rounding_does_not_stop_the_guaranteed_method(lipschitz: float) -> None:
+    # Close to G = -id a step makes less progress than float32 resolves in the residual.
+    x = normal(13, 1).float()
+    solver = Picard(damping=0.5, lipschitz=lipschitz)
+    solution = solver.solve(FunctionMap(lambda w: -lipschitz * w), x, x, Tolerance())
+    assert solution.all_converged
+    assert solution.calls <= solver.guaranteed_budget(1e-6)
+
+
+@pytest.mark.parametrize("certified", [0.99, None])
+def test_the_default_chain_solves_contractions_close_to_minus_the_identity(
+    certified: float | None,
+) -> None:
+    for seed in range(8):
+        matrix = -torch.eye(5) + 1e-3 * normal(5, 5, seed=seed).float()
+        matrix *= 0.99 / torch.linalg.matrix_norm(matrix, 2)
+        bound = FunctionMap(affine(matrix))
+        assert resolvent(bound, normal(64, 5).float(), lipschitz=certified).all_converged
 
 
 def test_fallback_hands_on_only_the_samples_that_failed() -> None:
@@ -416,7 +441,16 @@ def test_default_solver(dim: int, kind: type) -> None:
         (lambda: resolvent(FunctionMap(torch.sin), torch.ones(2), lipschitz=1.0), "Lipschitz"),
         (lambda: resolvent(FunctionMap(torch.sin), torch.ones(2), start=torch.ones(3)), "start"),
         (lambda: resolvent(FunctionMap(lambda w: w[:, :1]), torch.ones(2, 2)), "shape"),
-        (lambda: resolvent(FunctionMap(torch.sin), torch.ones(2), solver=Newton(budget=0)), "one"),
+        (
+            lambda: resolvent(FunctionMap(torch.sin), torch.ones(2), solver=Anderson(budget=0)),
+            "one",
+        ),
+        (lambda: Newton(budget=0), "budget"),
+        (lambda: Newton(patience=0), "patience"),
+        (
+            lambda: resolvent(FunctionMap(torch.add, (), (torch.ones(3, 2),)), torch.ones(2, 2)),
+            "per_sample tensors for 2 samples",
+        ),
     ],
 )
 def test_bad_settings_are_refused(

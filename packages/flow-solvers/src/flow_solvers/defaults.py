@@ -19,7 +19,8 @@ def default_solver(dim: int, lipschitz: float | None = None) -> Solver:
         lipschitz: A certified Lipschitz constant of G below 1. The last resort then has the budget
             that reaches the tolerance for certain.
     """
-    safe = Picard(damping=0.5, lipschitz=lipschitz)
+    # Patient, because nothing comes after it: that much serves constants up to .99.
+    safe = Picard(damping=0.5, budget=2000, lipschitz=lipschitz, patience=200)
     broyden = Broyden(memory=max(2 * dim, 10))
     if dim <= SMALL_DIMENSION:
         return Fallback((Newton(), broyden, safe))

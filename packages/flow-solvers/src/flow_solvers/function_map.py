@@ -45,7 +45,17 @@ class FunctionMap:
         self._per_sample = tuple(per_sample)
 
     def __call__(self, w: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
-        """G(w)."""
+        """G(w).
+
+        Raises:
+            ValueError: A tensor of `per_sample` has another number of samples.
+        """
+        for tensor in self._per_sample:
+            if tensor.shape[:1] != w.shape[:1]:
+                raise ValueError(
+                    f"expected per_sample tensors for {len(w)} samples, got one of shape "
+                    f"{tuple(tensor.shape)}"
+                )
         return self._function(w, *self._tensors, *self._per_sample)
 
     def linearize(self, w: Float[Tensor, " batch *shape"]) -> "AutogradLinearization":

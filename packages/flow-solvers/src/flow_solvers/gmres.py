@@ -34,11 +34,17 @@ class Gmres:
         restart: m, the largest basis; memory is (m + 1) vectors per sample.
         rtol: |g - A v| ≤ rtol·|g| for every sample; None: 1e-6 in float32, 1e-10 in float64.
         budget: Products with A, the ones that verify a residual included.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     restart: int = 50
     rtol: float | None = None
     budget: int = 300
+
+    def __post_init__(self) -> None:
+        _check(self.restart, self.budget)
 
     def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
         """Solve A v = g; see `gmres`."""
@@ -81,11 +87,7 @@ def gmres(
     Raises:
         ValueError: `restart` or `budget` is not positive.
     """
-    if restart < 1 or budget < 2:
-        raise ValueError(
-            f"expected restart ≥ 1 and budget ≥ 2 (a product and its check), got {restart} and "
-            f"{budget}"
-        )
+    _check(restart, budget)
     systems = _Systems(rhs, relative_tolerance(rtol, rhs))
     cover = torch.arange(rhs.shape[0], device=rhs.device)
     operator, used = matvec, 0
@@ -99,6 +101,14 @@ def gmres(
             operator = select(cover)
         used += systems.cycle(operator, cover, active, min(restart, budget - used - 1))
     return systems.solution()
+
+
+def _check(restart: int, budget: int) -> None:
+    if restart < 1 or budget < 2:
+        raise ValueError(
+            f"expected restart ≥ 1 and budget ≥ 2 (a product and its check), got {restart} and "
+            f"{budget}"
+        )
 
 
 class _Systems:

@@ -108,7 +108,7 @@ class _Iteration:
         self.method = method
         self.bound = bound
         self.x = x
-        self.w = start
+        self.w = self.start = start
         self.patience = patience
         self.rtol = tolerance.relative(x.dtype)
         # The smallest normal number lets an exact zero pass a strict comparison, and a strict
@@ -243,6 +243,8 @@ class _Iteration:
             outcome = self.outcome
         elif self.best.value is self.w:
             kept = self.method.linearization
+        if outcome.value is self.start:  # it belongs to the caller
+            outcome = replace(outcome, value=outcome.value.clone())
         rms = outcome.norm / math.sqrt(max(samples.flat(self.x).shape[1], 1))
         return Solution(outcome.value, rms, outcome.evaluations, outcome.status, None, calls, kept)
 

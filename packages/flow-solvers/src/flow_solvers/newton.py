@@ -26,10 +26,20 @@ class Newton:
     Attributes:
         budget: Evaluations of G, each with one Jacobian.
         patience: Evaluations without a better residual after which a sample has stalled.
+
+    Raises:
+        ValueError: A setting is below 1.
     """
 
     budget: int = 60
     patience: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.budget, self.patience) < 1:
+            raise ValueError(
+                f"expected a budget and a patience of at least 1, got {self.budget} and "
+                f"{self.patience}"
+            )
 
     @torch.no_grad()
     def solve(

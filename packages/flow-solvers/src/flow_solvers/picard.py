@@ -26,7 +26,8 @@ class Picard:
         damping: θ in (0, 1].
         budget: Evaluations of G; raised to what `lipschitz` needs.
         lipschitz: A certified L < 1. The budget is then large enough to reach the tolerance.
-        patience: Evaluations without a better residual after which a sample has stalled.
+        patience: Evaluations without a better residual after which a sample has stalled; raised to
+            1/(θ(1 - L)) where L is certified, as rounding hides the progress of fewer steps.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -52,8 +53,9 @@ class Picard:
     ) -> Solution:
         """Solve w + G(w) = x from `start`."""
         budget = max(self.budget, self.guaranteed_budget(tolerance.relative(x.dtype)))
+        patience = max(self.patience, self._steps_to_progress())
         method = _PicardMethod(self.damping)
-        return iterate(method, bound, x, start, tolerance, budget=budget, patience=self.patience)
+        return iterate(method, bound, x, start, tolerance, budget=budget, patience=patience)
 
     def guaranteed_budget(self, rtol: float) -> int:
         """Evaluations that suffice where `lipschitz` holds: ⌈ln(rtol·(1 - L)/4) / ln ρ⌉ + 1.
@@ -67,6 +69,11 @@ class Picard:
         if rate == 0.0:
             return 2
         return math.ceil(math.log(rtol * (1 - self.lipschitz) / 4) / math.log(rate)) + 1
+
+    def _steps_to_progress(self) -> int:
+        if self.lipschitz is None:
+            return 1
+        return math.ceil(1 / (self.damping * (1 - self.lipschitz)))
 
 
 @final
