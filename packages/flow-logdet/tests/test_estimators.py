@@ -6,6 +6,8 @@ that over all lengths of a roulette with bounded support.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from inspect import unwrap
+from typing import Any, cast
 
 import pytest
 import torch
@@ -284,6 +286,20 @@ def test_bad_settings() -> None:
         Roulette(exact_terms=-1)
     with pytest.raises(ValueError, match="probes to be at least 1"):
         Roulette(probe=Gaussian(), probes=0)
+    with pytest.raises(ValueError, match="limit to be at least 1"):
+        Exact(limit=0)
+    unchecked = unwrap(NeumannGradient.__init__)  # as it is without checks of types
+    with pytest.raises(TypeError, match="expected a PowerSeries or a Roulette, got Exact"):
+        unchecked(NeumannGradient(PowerSeries(4)), cast(Any, Exact()))
+
+
+def test_an_empty_batch_has_empty_values_and_errors(dense_map: MapMaker) -> None:
+    bound = dense_map(3)
+    for estimator in (Exact(), Krylov(probes=2), PowerSeries(4, probes=2)):
+        linearization = estimator.linearize(bound, torch.zeros(0, 3, dtype=torch.float64))
+        found = estimator.log_det(linearization, Kind.MONOTONE)
+        assert found.value.shape == (0,)
+        assert found.standard_error is None or found.standard_error.shape == (0,)
 
 
 class Counting:

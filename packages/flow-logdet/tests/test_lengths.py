@@ -45,5 +45,7 @@ def test_variance_radius() -> None:
 def test_bad_laws(p: float) -> None:
     with pytest.raises(ValueError, match="stopping probability"):
         Geometric(p)
-    with pytest.raises(ValueError, match="positive mean"):
+    with pytest.raises(ValueError, match="positive finite mean"):
         Poisson(min(p, 0.0))
+    with pytest.raises(ValueError, match="positive finite mean"):
+        Poisson(math.inf)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flow_logdet.estimator import LogDet
 from flow_logdet.kinds import Kind
+from flow_logdet.stochastic import check_counts
 
 
 @final
@@ -23,9 +24,15 @@ class Exact:
 
     Attributes:
         limit: Largest dimension that is accepted.
+
+    Raises:
+        ValueError: If `limit` is below 1.
     """
 
     limit: int = 64
+
+    def __post_init__(self) -> None:
+        check_counts(limit=self.limit)
 
     def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The plain linearization."""

@@ -1,7 +1,7 @@
 """Random lengths for Russian roulette, drawn on the CPU so that all ranks agree."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Protocol, final, runtime_checkable
 
 import torch
@@ -71,8 +71,8 @@ class Poisson:
     lam: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.lam > 0:
-            raise ValueError(f"expected a positive mean, got {self.lam}")
+        if not 0 < self.lam < inf:
+            raise ValueError(f"expected a positive finite mean, got {self.lam}")
 
     def draw(self, size: tuple[int, ...]) -> Int[Tensor, "..."]:
         """Poisson numbers."""

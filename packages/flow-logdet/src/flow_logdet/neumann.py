@@ -26,9 +26,19 @@ class NeumannGradient(StochasticEstimator):
 
     Attributes:
         series: `PowerSeries` or `Roulette`; it brings the probes.
+
+    Raises:
+        TypeError: If it is of another kind.
     """
 
     series: Series
+
+    def __post_init__(self) -> None:
+        # Not every caller checks types.
+        if not isinstance(self.series, Series):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"expected a PowerSeries or a Roulette, got {type(self.series).__name__}"
+            )
 
     def estimate(self, linearization: Linearization, kind: Kind) -> Estimate:
         """The value of the series, and the pairs of the Neumann series."""

@@ -120,4 +120,7 @@ def check_counts(**counts: int) -> None:
 
 def _standard_error(samples: Float[Tensor, " count batch"]) -> Float[Tensor, " batch"] | None:
     count = len(samples)
-    return None if count < 2 else samples.std(0) / count**0.5
+    if count < 2:
+        return None
+    # Not std: it warns of an empty batch.
+    return (samples - samples.mean(0)).square().sum(0).div(count * (count - 1)).sqrt()
