@@ -49,7 +49,7 @@ def conv_norm_exact(
     Raises:
         ValueError: The kernel is not finite, or no square of odd size.
     """
-    narrow = narrow_side_last(valid_kernel(kernel))
+    narrow = narrow_side_last(valid_kernel(kernel, map_size))
     largest = float(narrow.abs().max())
     if largest == 0.0:
         return 0.0
@@ -73,7 +73,7 @@ def conv_norm_fft(
     Raises:
         ValueError: The kernel is not finite, or no square of odd size.
     """
-    checked = valid_kernel(kernel)
+    checked = valid_kernel(kernel, map_size)
     largest = float(checked.abs().max())
     return 0.0 if largest == 0.0 else largest * fourier_norm(checked / largest, map_size)
 
@@ -112,8 +112,10 @@ def norm_estimate(kernel: Kernel, map_size: tuple[int, int]) -> float:
     return float(torch.linalg.vector_norm(operator.apply(v)))
 
 
-def valid_kernel(kernel: Float[Tensor, "out_channels in_channels height width"]) -> Kernel:
-    """The kernel in float64.
+def valid_kernel(
+    kernel: Float[Tensor, "out_channels in_channels height width"], map_size: tuple[int, int]
+) -> Kernel:
+    """The kernel in float64, without taps that only ever meet the padding of such maps.
 
     Raises:
         ValueError: The kernel is not finite, or no square of odd size.
@@ -121,7 +123,9 @@ def valid_kernel(kernel: Float[Tensor, "out_channels in_channels height width"])
     height, width = kernel.shape[-2:]
     if height != width or height % 2 == 0:
         raise ValueError(f"certificate: expected a square odd kernel, got {height}x{width}")
-    return finite(kernel)
+    offsets = torch.arange(height, device=kernel.device) - height // 2
+    rows, columns = (offsets.abs() < side for side in map_size)
+    return finite(kernel) * (rows[:, None] & columns)
 
 
 def finite(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
