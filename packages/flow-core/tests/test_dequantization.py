@@ -133,6 +133,23 @@ def test_gradient_reaches_the_flow_and_forward_is_the_bound() -> None:
     assert all(bool((g != 0).all()) for g in grads)
 
 
+def test_impossible_integers_have_no_probability() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0, 4], [0, 5], [-1, 2], [100, 200]])
+    for bound in (model(x), model.importance_bound(x, 3)):
+        assert torch.isfinite(bound).tolist() == [True, False, False, False]
+        assert bound[1:].tolist() == [-math.inf] * 3
+    bytes_ = gaussian_model(levels=256)
+    assert torch.isfinite(bytes_(torch.tensor([[0, 255]], dtype=torch.uint8))).all()
+
+
+def test_noise_comes_in_the_precision_of_the_flow() -> None:
+    flow = Flow(StandardNormal((2,)), LogitTransform(0.05)).double()
+    model = Dequantized(flow, UniformDequantizer(), LEVELS)
+    assert model(torch.tensor([[0, 4]])).dtype == torch.float64
+    assert model.initialize(torch.tensor([[0, 4]])).dtype == torch.float64
+
+
 def test_bad_input_is_refused() -> None:
     model = gaussian_model()
     with pytest.raises(ValueError, match="expected integers, got"):

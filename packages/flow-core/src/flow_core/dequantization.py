@@ -84,14 +84,17 @@ class Dequantized(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """A lower bound of log P(x) in nats from one draw of the noise.
 
-        The bound holds for the mean over draws, and its gradient is unbiased.
+        The bound holds for the mean over draws, and its gradient is unbiased. It is −∞ for samples
+        with an integer outside 0 ... levels − 1, which are impossible.
 
         Raises:
             ValueError: If x is not of an integer dtype.
         """
         y, log_noise = self._dequantize(x)
         units = self.flow.event_shape.numel() * math.log(self.levels)
-        return self.flow.log_prob(y, context) - log_noise - units
+        bound = self.flow.log_prob(y, context) - log_noise - units
+        possible = self._inside(x).flatten(1).all(1)
+        return torch.where(possible, bound, -math.inf)
 
     def importance_bound(
         self, x: Shaped[Tensor, " batch *event"], samples: int, context: Context = None
@@ -122,10 +125,10 @@ class Dequantized(nn.Module):
         """Set data-dependent parameters from a batch of integers, and return z.
 
         Raises:
-            ValueError: If an integer is outside 0 ... levels − 1; only looked for here, because
+            ValueError: If an integer is outside 0 ... levels − 1; only raised here, because
                 looking would stop the device at every pass.
         """
-        inside = (x.long() >= 0) & (x.long() < self.levels)
+        inside = self._inside(x)
         if not true_on_all_ranks(inside):
             raise ValueError(
                 f"expected integers from 0 to {self.levels - 1}, got others here or on another "
@@ -134,6 +137,10 @@ class Dequantized(nn.Module):
             )
         y, _ = self._dequantize(x)
         return self.flow.initialize(y, context=context)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        wide = x.long()  # 256 is no uint8
+        return (wide >= 0) & (wide < self.levels)
 
     def _dequantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.is_floating_point() or x.is_complex():
@@ -145,7 +152,8 @@ class Dequantized(nn.Module):
         integers = x.to(noise.dtype)
         # Rounding of x + u may reach x + 1, which is another integer (and 1 for the last bin).
         ceiling = torch.nextafter(integers + 1, integers)
-        return torch.minimum(integers + noise, ceiling) / self.levels, log_noise
+        y = torch.minimum(integers + noise, ceiling) / self.levels
+        return y.to(self.flow.base.dtype), log_noise
 
 
 def bits_per_dim(
