@@ -81,7 +81,7 @@ def test_texts_become_typed_values(text: str, field_name: str, value: object) ->
         ("widths={}", "net.widths: expected a list"),
         ('widths=["x"]', "net.widths: expected an integer"),
         ("activation=CPile", "did you mean CPila"),
-        ("betas=[0.1]", "expected 2 values"),
+        ("betas=[0.1]", "expected a list of 2 values"),
         ("learning_rate=0", "learning_rate: expected a positive number"),
         ("weight_decay=-1", "weight_decay"),
         ("gradient_clip=-1", "gradient_clip"),

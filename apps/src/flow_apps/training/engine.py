@@ -17,6 +17,7 @@ from flow_apps.training.compilation import compile_objective
 from flow_apps.training.config import TrainingConfig
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import (
+    diverged,
     explain_inputs,
     explain_nonfinite,
     require_finite_weights,
@@ -172,9 +173,9 @@ class Engine:
     def _after_optimizer_step(self, step: int) -> None:
         try:
             self.objective.after_optimizer_step(step)
-        except ValueError:
+        except ValueError as error:
             require_finite_weights(self.objective, step)
-            raise
+            raise diverged(step, error) from error
 
     def _forward(
         self, module: nn.Module, batch: Batch, step: int, stop: StopRequest, *, logged: bool

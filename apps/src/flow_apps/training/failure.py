@@ -52,6 +52,14 @@ def explain_nonfinite(objective: Objective, batch: Batch, step: int) -> str:
     return f"{prefix}: {_first_bad_layer(objective, batch)}"
 
 
+def diverged(step: int, problem: object) -> TrainingFailure:
+    """What to say of weights that an optimizer step spoilt."""
+    return TrainingFailure(
+        f"step {step}: {problem}; the checkpoints before this step are good, resume with a lower "
+        "learning rate or with gradient_clip"
+    )
+
+
 def require_finite_weights(objective: Objective, step: int) -> None:
     """Refuse to keep weights that are not numbers.
 
@@ -60,10 +68,7 @@ def require_finite_weights(objective: Objective, step: int) -> None:
     """
     for name, parameter in objective.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise TrainingFailure(
-                f"step {step}: parameter {name} is not finite; the checkpoints before this step "
-                "are good, resume with a lower learning rate or with gradient_clip"
-            )
+            raise diverged(step, f"parameter {name} is not finite")
 
 
 def _first_bad_layer(objective: Objective, batch: Batch) -> str:

@@ -143,7 +143,7 @@ def _decode_tuple(arguments: tuple[Any, ...], value: object, key: str) -> tuple[
     open_ended = arguments[-1] is Ellipsis
     kinds = [arguments[0]] * len(items) if open_ended else list(arguments)
     if len(kinds) != len(items):
-        raise ConfigError(f"{key}: expected {len(kinds)} values, got {_shown(value)}")
+        raise ConfigError(f"{key}: expected a list of {len(kinds)} values, got {_shown(value)}")
     return tuple(_decode(kind, item, key) for kind, item in zip(kinds, items, strict=True))
 
 

@@ -1,6 +1,7 @@
 """Everything that a run has to remember, and its form in a checkpoint."""
 
 import math
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -75,8 +76,11 @@ def load_weights(objective: Objective, state: dict[str, Any]) -> None:
     try:
         objective.load_state_dict(state["objective"])
     except (RuntimeError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"the checkpoint does not fit the config: {first}") from error
+        problem = shorten(str(error).partition(":")[2] or str(error), 300, placeholder=" …")
+        raise CheckpointError(
+            f"the checkpoint does not fit the config: {problem}; restore config.json, or use the "
+            "checkpoints of this run"
+        ) from error
 
 
 def load_tested_weights(objective: Objective, state: dict[str, Any]) -> None:
