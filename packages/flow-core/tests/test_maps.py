@@ -360,6 +360,19 @@ def test_contexts_of_frozen_may_end_in_any_order() -> None:
     assert all(net.bind()(torch.randn(3, 2)).requires_grad for net in nets)
 
 
+def test_the_jacobian_of_many_images_is_made_in_several_passes() -> None:
+    net, x = DenseNet(3, growth=4, depth=2, map_size=(4, 4)).double(), torch.randn(50, 3, 4, 4)
+    bound = net.bind()
+    linearization = bound.linearize(x.double())
+    with torch.no_grad(), Concatenations() as seen:
+        matrices = linearization.jacobian()
+    passes, whole = seen.lengths[:-1], seen.lengths[-1]
+    assert passes == [20, 20, 20, 20, 8, 8]  # two layers each, of at most 1,024 samples together
+    assert whole == 48
+    alone = [bound.linearize(x[i : i + 1].double()).jacobian()[0] for i in range(len(x))]
+    torch.testing.assert_close(matrices, torch.stack(alone).detach())
+
+
 def test_a_layer_may_have_a_coefficient_of_its_own() -> None:
     net = DenseNet(2, growth=4, depth=1, coeff=0.9)
     last = cast(LipschitzLayer, net.layers[1])

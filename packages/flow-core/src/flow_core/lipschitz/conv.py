@@ -5,8 +5,8 @@ from collections.abc import Hashable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
+from flow_core.convolution import same_conv2d
 from flow_core.lipschitz.certify import conv_certificate
 from flow_core.lipschitz.layer import LipschitzLayer
 from flow_core.lipschitz.operators import ConvOperator, MatrixOperator
@@ -98,7 +98,7 @@ class LipschitzConv2d(LipschitzLayer):
                 "the norm depends on the size: build the layer with the right map_size"
             )
         weight, bias = self.effective()
-        return functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+        return same_conv2d(x, weight, bias)
 
     def __call__(
         self, x: Float[Tensor, "batch inputs height width"]

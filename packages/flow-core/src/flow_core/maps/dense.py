@@ -26,7 +26,7 @@ from flow_core.maps.dense_functions import (
 from flow_core.maps.evaluation import evaluate_whole
 from flow_core.maps.linearizations import FirstOrder, JacobianLinearization, jacobian_by_products
 from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.maps.operators import affine, bias_of, spread
+from flow_core.maps.operators import affine, bias_of, through
 from flow_core.maps.pure import EAGER, DenseParts, Runner
 
 
@@ -159,10 +159,7 @@ class DenseLinearization:
         dim = -1 if last.ndim == 2 else -3
         result = affine(t, last[:, : t.shape[dim]])
         for read, slope, write in self._blocks():
-            ta = affine(t, read)
-            result = result + affine(
-                slope * spread(ta, slope.shape[1] // ta.shape[dim], dim), write
-            )
+            result = result + affine(through(affine(t, read), slope, dim), write)
         return result
 
     def _first_order_trace(self) -> Float[Tensor, " batch"]:

@@ -17,9 +17,9 @@ from flow_core.maps.operators import (
     affine,
     affine_transpose,
     channel_dim,
-    gather,
     scale_inputs,
-    spread,
+    through,
+    through_transpose,
 )
 
 
@@ -106,9 +106,7 @@ def dense_jvp(
     """J t; probes in front."""
     dim = channel_dim(weights[0])
     for weight, slope in zip(weights[:-1], slopes, strict=True):
-        ta = affine(t, weight)
-        expansion = slope.shape[dim] // ta.shape[dim]
-        t = torch.cat([t, slope * spread(ta, expansion, dim)], dim)
+        t = torch.cat([t, through(affine(t, weight), slope, dim)], dim)
     return affine(t, weights[-1])
 
 
@@ -121,7 +119,7 @@ def dense_vjp(
     for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
         width = slope.shape[dim]
         kept, written = torch.split(g, [g.shape[dim] - width, width], dim)
-        ga = gather(slope * written, width // weight.shape[0], dim)
+        ga = through_transpose(written, slope, weight.shape[0], dim)
         g = kept + affine_transpose(ga, weight)
     return g
 

@@ -15,7 +15,14 @@ from flow_core.maps.bound_activation import BoundActivation, bind_activation
 from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.linearizations import jacobian_by_products
 from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.maps.operators import affine, affine_transpose, bias_of, channel_dim, gather, spread
+from flow_core.maps.operators import (
+    affine,
+    affine_transpose,
+    bias_of,
+    channel_dim,
+    through,
+    through_transpose,
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,9 @@ class FeedForwardLinearization:
         weights, slopes = self.bound.weights, list(self.slopes)
         dim, t = channel_dim(weights[0]), tangent
         if self.bound.preact is not None:
-            t = _through(slopes.pop(0), t, dim)
+            t = through(t, slopes.pop(0), dim)
         for weight, slope in zip(weights[:-1], slopes, strict=True):
-            t = _through(slope, affine(t, weight), dim)
+            t = through(affine(t, weight), slope, dim)
         return affine(t, weights[-1])
 
     def vjp(self, cotangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
@@ -115,12 +122,10 @@ class FeedForwardLinearization:
         weights, slopes = self.bound.weights, list(self.slopes)
         dim, g = channel_dim(weights[0]), affine_transpose(cotangent, weights[-1])
         for weight in reversed(weights[:-1]):
-            slope = slopes.pop()
-            ga = gather(slope * g, slope.shape[dim] // weight.shape[0], dim)
+            ga = through_transpose(g, slopes.pop(), weight.shape[0], dim)
             g = affine_transpose(ga, weight)
         if self.bound.preact is not None:
-            slope = slopes.pop()
-            g = gather(slope * g, slope.shape[dim] // self.point.shape[dim], dim)
+            g = through_transpose(g, slopes.pop(), self.point.shape[dim], dim)
         return g
 
     def jacobian(self) -> Float[Tensor, "batch dim dim"]:
@@ -136,10 +141,6 @@ class FeedForwardLinearization:
             value=self.value[index],
             slopes=tuple(s[index] for s in self.slopes),
         )
-
-
-def _through(slope: Tensor, t: Tensor, dim: int) -> Tensor:
-    return slope * spread(t, slope.shape[dim] // t.shape[dim], dim)
 
 
 @final

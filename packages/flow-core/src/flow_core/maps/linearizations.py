@@ -9,6 +9,8 @@ from flow_solvers import BoundMap, Index
 from jaxtyping import Float
 from torch import Tensor
 
+_CPU_SAMPLES = 1024
+
 
 @dataclass(frozen=True)
 class JacobianLinearization:
@@ -59,8 +61,13 @@ class FirstOrder:
 def jacobian_by_products(
     jvp: Callable[[Tensor], Tensor], point: Float[Tensor, " batch *shape"]
 ) -> Float[Tensor, "batch dim dim"]:
-    """J as a matrix per sample from products with all unit vectors, folded into one pass."""
-    dim = prod(point.shape[1:])
+    """J as a matrix per sample from products with all unit vectors, many folded into one pass.
+
+    On a CPU a pass is kept small enough for its numbers to stay in the caches.
+    """
+    dim, count = prod(point.shape[1:]), len(point)
     eye = torch.eye(dim, dtype=point.dtype, device=point.device)
     units = eye.view(dim, 1, *point.shape[1:]).expand(dim, *point.shape)
-    return jvp(units).reshape(dim, len(point), dim).permute(1, 2, 0)
+    together = max(1, _CPU_SAMPLES // max(1, count)) if point.device.type == "cpu" else dim
+    columns = torch.cat([jvp(some) for some in torch.split(units, max(1, together))])
+    return columns.reshape(dim, count, dim).permute(1, 2, 0)

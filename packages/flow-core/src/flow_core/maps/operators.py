@@ -4,12 +4,13 @@ Matrices act on the last dimension, kernels `(out, in, k, k)` on images `(..., c
 any number of leading probe dimensions.
 """
 
-from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flow_core.convolution import same_conv2d, same_conv2d_transpose
 from flow_core.lipschitz import LipschitzLayer
 
 
@@ -23,7 +24,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.ndim == 2:
         return F.linear(x, weight, bias)
     lead = x.shape[:-3]
-    y = F.conv2d(x.reshape(-1, *x.shape[-3:]), weight, bias, padding=_padding(weight))
+    y = same_conv2d(x.reshape(-1, *x.shape[-3:]), weight, bias)
     return y.reshape(*lead, *y.shape[1:])
 
 
@@ -32,7 +33,7 @@ def affine_transpose(g: Tensor, weight: Tensor) -> Tensor:
     if weight.ndim == 2:
         return g @ weight
     lead = g.shape[:-3]
-    y = F.conv_transpose2d(g.reshape(-1, *g.shape[-3:]), weight, padding=_padding(weight))
+    y = same_conv2d_transpose(g.reshape(-1, *g.shape[-3:]), weight)
     return y.reshape(*lead, *y.shape[1:])
 
 
@@ -48,18 +49,17 @@ def scale_inputs(weights: Tensor, scales: Tensor) -> Tensor:
     return weights * scales.view(len(scales), 1, -1, *(1,) * (weights.ndim - 3))
 
 
-def spread(t: Tensor, expansion: int, dim: int) -> Tensor:
-    """Repeat a tangent for each output of a concatenating activation."""
-    return t if expansion == 1 else torch.cat([t] * expansion, dim)
+def through(t: Tensor, slope: Tensor, dim: int) -> Tensor:
+    """φ' t: every output of a concatenating activation reads a copy of the same tangent."""
+    width = t.shape[dim]
+    if slope.shape[dim] == width:
+        return slope * t
+    copies = torch.unflatten(slope, dim, (-1, width)) * t.unsqueeze(dim - 1)
+    return copies.flatten(dim - 1, dim)
 
 
-def gather(g: Tensor, expansion: int, dim: int) -> Tensor:
-    """The transpose of `spread`: add the parts up."""
-    if expansion == 1:
-        return g
-    parts: Sequence[Tensor] = g.chunk(expansion, dim)
-    return torch.stack(tuple(parts)).sum(0)
-
-
-def _padding(weight: Tensor) -> tuple[int, int]:
-    return weight.shape[-2] // 2, weight.shape[-1] // 2
+def through_transpose(g: Tensor, slope: Tensor, width: int, dim: int) -> Tensor:
+    """The transpose of `through` for tangents of `width` channels: the copies are added up."""
+    pairs = zip(torch.split(slope, width, dim), torch.split(g, width, dim), strict=True)
+    first, *others = pairs
+    return reduce(lambda total, pair: torch.addcmul(total, *pair), others, torch.mul(*first))

@@ -7,9 +7,9 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
 
 from flow_core.bijection import Bijection, Context
+from flow_core.convolution import same_conv2d
 from flow_core.layers.convolutions.conv1x1 import over_pixels
 from flow_core.layers.matrices import random_orthogonal
 from flow_core.rounding import without_rounding
@@ -92,22 +92,6 @@ class ExactConv2d(DenseConv2d):
     def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
         """Solve W∗x = y − b."""
         return self._solve(y)
-
-
-def same_conv2d(
-    x: Float[Tensor, "batch inputs height width"],
-    weight: Float[Tensor, "outputs inputs size size"],
-    bias: Float[Tensor, " outputs"] | None = None,
-) -> Float[Tensor, "batch outputs height width"]:
-    """A convolution that keeps the size of the image."""
-    if is_matrix(weight, x):
-        return linear(x.flatten(1), weight.flatten(1), bias)[..., None, None]
-    return conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-
-def is_matrix(weight: Tensor, x: Tensor) -> bool:
-    """Whether images are single pixels, whose convolution is a product of matrices: far quicker."""
-    return weight.shape[-1] == 1 and x.shape[2:].numel() == 1
 
 
 def dense_matrix(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, Context
-from flow_core.layers.convolutions.dense import same_conv2d
+from flow_core.convolution import same_conv2d
 from flow_core.lipschitz import LipschitzConv2d
 from flow_core.rounding import without_rounding
 

@@ -9,10 +9,11 @@ from flow_solvers import without_autocast
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.grad import conv2d_input, conv2d_weight
+from torch.nn.grad import conv2d_weight
 
 from flow_core.bijection import Bijection, Context
-from flow_core.layers.convolutions.dense import DenseConv2d, is_matrix, same_conv2d
+from flow_core.convolution import is_matrix, same_conv2d, same_conv2d_transpose
+from flow_core.layers.convolutions.dense import DenseConv2d
 from flow_core.layers.self_normalizing.surrogate import APPROXIMATE, COLLECTOR, SelfNormalizing
 from flow_core.rounding import without_rounding
 
@@ -154,19 +155,10 @@ class _HalfGradients(Function):
             )
         x, weight, inverse, moved = ctx.saved_tensors
         with without_autocast(x):
-            by_x = _by_input(x, weight, cotangents[0])
+            by_x = same_conv2d_transpose(cotangents[0], weight)
             by_weight = _by_kernel(x, weight, cotangents[0])
             by_inverse = _by_kernel(moved, inverse, by_x)
         return by_x, 0.5 * by_weight, -0.5 * by_inverse, cotangents[0].sum((0, 2, 3))
-
-
-# torch has no types for the two functions that are called here.
-def _by_input(x: Tensor, weight: Tensor, along: Tensor) -> Tensor:
-    """Gradient of ⟨along, W∗x⟩ by x."""
-    if is_matrix(weight, x):
-        return (along.flatten(1) @ weight.flatten(1)).view(x.shape)
-    padding = weight.shape[-1] // 2
-    return cast(Tensor, conv2d_input(x.shape, weight, along, padding=padding))  # type: ignore[no-untyped-call]
 
 
 def _by_kernel(x: Tensor, weight: Tensor, along: Tensor) -> Tensor:

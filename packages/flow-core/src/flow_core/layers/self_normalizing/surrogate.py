@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Context
+from flow_core.convolution import same_conv2d
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
-from flow_core.layers.convolutions.dense import same_conv2d
 
 Kernel = Float[Tensor, "channels channels size size"]
 Images = Float[Tensor, "batch channels height width"]
