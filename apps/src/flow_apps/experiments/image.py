@@ -58,7 +58,14 @@ class ImageConfig:
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            iterations=600, batch_size=64, betas=(0.9, 0.99), gradient_clip=1.0, ema_decay=0.98
+            iterations=400,
+            batch_size=64,
+            learning_rate=8e-3,
+            betas=(0.9, 0.99),
+            warmup=20,
+            milestones=((0.7, 0.3), (0.88, 0.1)),
+            gradient_clip=1.0,
+            ema_decay=0.98,
         )
     )
 
