@@ -40,20 +40,12 @@ class ZeroConv2d(nn.Module):
         return output
 
 
-class _Pointwise(nn.Conv2d):
-    """A convolution of one tap, as a product of matrices where that is quicker."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """W·x + b for every pixel."""
-        return same_conv2d(input, self.weight, self.bias)
-
-
 def convolutional_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:
     """3x3, 1x1 and 3x3 convolutions with ReLU between them, zero at first (Glow)."""
     return nn.Sequential(
         nn.Conv2d(inputs, width, 3, padding=1),
         nn.ReLU(),
-        _Pointwise(width, width, 1),
+        nn.Conv2d(width, width, 1),
         nn.ReLU(),
         ZeroConv2d(width, outputs),
     )
