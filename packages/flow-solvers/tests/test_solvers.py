@@ -281,27 +281,6 @@ def test_a_certified_constant_buys_the_guaranteed_budget() -> None:
     assert 100 < solution.calls <= certified.guaranteed_budget(1e-10) < 600
 
 
-@pytest.mark.parametrize("lipschitz", [0.9, 0.95, 0.98, 0.99, 0.995])
-def test_rounding_does_not_stop_the_guaranteed_method(lipschitz: float) -> None:
-    # Close to G = -id a step makes less progress than float32 resolves in the residual.
-    x = normal(13, 1).float()
-    solver = Picard(damping=0.5, lipschitz=lipschitz)
-    solution = solver.solve(FunctionMap(lambda w: -lipschitz * w), x, x, Tolerance())
-    assert solution.all_converged
-    assert solution.calls <= solver.guaranteed_budget(1e-6)
-
-
-@pytest.mark.parametrize("certified", [0.99, None])
-def test_the_default_chain_solves_contractions_close_to_minus_the_identity(
-    certified: float | None,
-) -> None:
-    for seed in range(8):
-        matrix = -torch.eye(5) + 1e-3 * normal(5, 5, seed=seed).float()
-        matrix *= 0.99 / torch.linalg.matrix_norm(matrix, 2)
-        bound = FunctionMap(affine(matrix))
-        assert resolvent(bound, normal(64, 5).float(), lipschitz=certified).all_converged
-
-
 def test_fallback_hands_on_only_the_samples_that_failed() -> None:
     strength = torch.tensor([0.001, 0.9, 0.001, 0.001], dtype=torch.float64)
     function = Counted(lambda w, s: s.unsqueeze(1) * torch.sin(w + 1))

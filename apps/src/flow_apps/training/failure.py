@@ -92,6 +92,7 @@ def _first_bad_layer(objective: Objective, batch: Batch) -> str:
 
 def _watch(name: str, found: list[str]) -> Callable[[nn.Module, object, object], None]:
     def hook(_module: nn.Module, _inputs: object, outputs: object) -> None:
+        """Note the layer if its output has bad samples."""
         tensors = cast(tuple[object, ...], outputs if isinstance(outputs, tuple) else (outputs,))
         for tensor in tensors:
             if isinstance(tensor, Tensor) and (bad := _bad_samples(tensor)).numel():

@@ -53,6 +53,7 @@ class NeumannGradient(StochasticEstimator):
         powers, vectors = self.series.powers(linearization, kind, probes), probes.flatten(0, 1)
 
         def pairs() -> Pairs:
+            """What the gradient is made of, where one is asked for."""
             return neumann_pairs(powers, vectors, len(probes))
 
         return Quadrature(powers.forms(), products_of(powers), pairs)

@@ -81,6 +81,7 @@ class FunctionMap:
         function = self._function
 
         def opposite(*arguments: Tensor) -> Tensor:
+            """-G, as a function."""
             return -function(*arguments)
 
         return type(self)(opposite, self._tensors, self._per_sample)

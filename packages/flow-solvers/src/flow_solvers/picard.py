@@ -87,6 +87,7 @@ class _PicardMethod(Method):
         residual: Float[Tensor, " batch *shape"],
         reset: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, " batch *shape"]:
+        """The damped residual."""
         del w
         step = residual * self.damping
         if reset is None:
@@ -95,4 +96,5 @@ class _PicardMethod(Method):
         return torch.where(reset.reshape((-1,) + (1,) * (step.dim() - 1)), step / 2, step)
 
     def select(self, index: Index) -> None:
+        """Nothing: a step has no memory."""
         del index

@@ -68,6 +68,6 @@ def jacobian_by_products(
     dim, count = prod(point.shape[1:]), len(point)
     eye = torch.eye(dim, dtype=point.dtype, device=point.device)
     units = eye.view(dim, 1, *point.shape[1:]).expand(dim, *point.shape)
-    together = max(1, _CPU_SAMPLES // max(1, count)) if point.device.type == "cpu" else dim
+    together = _CPU_SAMPLES // max(1, count) if point.device.type == "cpu" else dim
     columns = torch.cat([jvp(some) for some in torch.split(units, max(1, together))])
     return columns.reshape(dim, count, dim).permute(1, 2, 0)
