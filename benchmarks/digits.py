@@ -24,7 +24,7 @@ from typing import final
 import torch
 import zuko
 from flow_core import Chain, Flow, initialize
-from flow_core.base import Base
+from flow_core.base import BaseDistribution
 from flow_core.dequantization import Dequantized, UniformDequantizer, bits_per_dim
 from flow_core.layers import ActNorm, LogitTransform, Reshape
 from flow_data import ImageSet, ImageSplits, digits_splits, load_digits
@@ -42,7 +42,7 @@ FIT_DRAWS = 20
 
 
 @final
-class Vectors(Base):
+class Vectors(BaseDistribution):
     """A distribution of vectors from another library, as the base of a flow."""
 
     def __init__(self, dim: int, distribution: nn.Module) -> None:
@@ -82,7 +82,7 @@ class Gaussian(nn.Module):
         return MultivariateNormal(self.mean, self.covariance)
 
 
-def in_logit_space(images: ImageSet, base: Base) -> Dequantized:
+def in_logit_space(images: ImageSet, base: BaseDistribution) -> Dequantized:
     """The distribution of integer images whose standardised logits have the base distribution."""
     c, h, w = images.shape
     dim = c * h * w

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from flow_core.lipschitz import make_activation
-from flow_core.maps import DenseBound
+from flow_core.maps import BoundNet
 from flow_core.maps.bound_activation import bind_activation
-from flow_core.maps.dense_functions import input_scales
-from flow_core.maps.operators import scale_inputs
+from flow_core.maps.effective import input_scales
+from flow_core.maps.joins import CONCATENATE
 from flow_solvers import resolvent
 from torch import Tensor
 
@@ -35,7 +35,7 @@ class Block:
         rhs: √2·x, where x are the block's inputs.
     """
 
-    bound: DenseBound
+    bound: BoundNet
     rhs: Tensor
 
     @property
@@ -73,13 +73,13 @@ def load_block(name: str) -> Block:
         raise ValueError(f"expected one of {', '.join((*PLANE, *IMAGES))}; got {name!r}")
     weights = [_array(f"{name}.{layer}.weight") for layer in _LAYERS]
     scales = input_scales([w.shape[1] for w in weights], _array(f"{name}.eta").unsqueeze(0))
-    stacks = [scale_inputs(w.unsqueeze(0), s) for w, s in zip(weights, scales, strict=True)]
+    scaled = [w * s.view(1, -1, *(1,) * (w.ndim - 2)) for w, s in zip(weights, scales, strict=True)]
     activation = bind_activation(make_activation("cpila"))
-    bound = DenseBound(
-        weights=tuple(stack[0] for stack in stacks),
+    bound = BoundNet(
+        weights=tuple(scaled),
         biases=tuple(_array(f"{name}.{layer}.bias") for layer in _LAYERS),
-        features=(),
         activations=(activation,) * (len(_LAYERS) - 1),
+        join=CONCATENATE,
     )
     return Block(bound, 2**0.5 * _array(f"{name}.input"))
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 from flow_kernels import cpila, inverse_conv2d, padded_conv2d
-from flow_kernels.autograd import exact_float32
+from flow_solvers.precision import exact_float32
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 

@@ -34,9 +34,9 @@ from flow_apps.training import TrainingConfig
 from flow_apps.training.compilation import compile_objective
 from flow_apps.training.randomness import seed_step
 from flow_apps.training.state import adam
-from flow_core.blocks import Solve
-from flow_core.maps import DenseBound, DenseNet
+from flow_core.maps import BoundNet, DenseNet
 from flow_core.record import record
+from flow_core.settings import Solve
 from flow_data.toy import sample_toy
 from flow_logdet import Exact
 
@@ -53,7 +53,7 @@ PARTS = (
     ("solve", Solve, "__call__"),
     ("log-det", Exact, "linearize"),
     ("log-det", Exact, "log_det"),
-    ("pull-back", DenseBound, "run"),
+    ("pull-back", BoundNet, "run"),
 )
 BACKWARD = "other backward"
 

@@ -1,11 +1,13 @@
 """What holds for the workspace as a whole: examples run, versions and bounds agree."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,7 +36,10 @@ def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     if page.parent in PACKAGES:
         assert blocks, "every package README has a runnable example"
     for block in blocks:
-        exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+        # A module of its own, where pickles find the classes of the example.
+        module = ModuleType("example")
+        monkeypatch.setitem(sys.modules, "example", module)
+        exec(compile(block, str(page), "exec"), vars(module))
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
@@ -75,3 +80,28 @@ def test_importing_the_packages_does_not_start_a_compiler() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_no_public_class_or_type_has_two_meanings() -> None:
+    places: dict[str, set[str]] = {}
+    for path in (*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("apps/src/**/*.py")):
+        for statement in ast.parse(path.read_text()).body:
+            for name in _types_named_by(statement):
+                places.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    assert len(places) > 200
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def _types_named_by(statement: ast.stmt) -> list[str]:
+    """The public classes and type aliases of a statement."""
+    match statement:
+        case ast.ClassDef(name=name):
+            names = [name]
+        case ast.Assign(targets=targets):
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            names = [name]
+        case _:
+            names = []
+    # Constants are in capitals throughout, types are not.
+    return [name for name in names if name[0].isupper() and not name.isupper()]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from flow_core.blocks import Solve
+from flow_core.settings import Solve
 from flow_data import sample_toy
 from flow_solvers import SolverError
 from torch import Tensor

@@ -11,25 +11,29 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+GOOD = ("good.py", "extensions.py")
 PLANTED = "# planted:"
 
 
 def main(wheels: Path, folder: Path) -> None:
-    """Build the environment, run the good file, and count what the checkers say of both."""
+    """Build the environment, run the good files, and count what the checkers say of all."""
     folder.mkdir(parents=True)
-    for name in ("good.py", "bad.py"):
+    for name in (*GOOD, "bad.py"):
         shutil.copy(HERE / name, folder / name)
     python = environment(wheels, folder / "venv")
-    run([str(python), "-W", "error", "good.py"], folder)
+    for name in GOOD:
+        run([str(python), "-W", "error", name], folder)
     checkers = {"mypy": mypy(python, folder), "basedpyright": basedpyright(python, folder)}
     wanted = planted_lines(folder / "bad.py")
     for checker, errors in checkers.items():
-        good, bad = errors["good.py"], errors["bad.py"]
-        if good:
-            sys.exit(f"{checker}: expected no error in good.py, got lines {sorted(good)}")
+        bad = errors["bad.py"]
+        for name in GOOD:
+            if errors[name]:
+                sys.exit(f"{checker}: expected no error in {name}, got {sorted(errors[name])}")
         if bad != wanted:
             sys.exit(f"{checker}: expected errors in lines {sorted(wanted)}, got {sorted(bad)}")
-        print(f"{checker} --strict: good.py clean, all {len(wanted)} planted errors caught")
+        clean = " and ".join(GOOD)
+        print(f"{checker} --strict: {clean} clean, all {len(wanted)} planted errors caught")
 
 
 def environment(wheels: Path, venv: Path) -> Path:
@@ -62,9 +66,9 @@ def planted_lines(path: Path) -> set[int]:
 def mypy(python: Path, folder: Path) -> dict[str, set[int]]:
     """Lines with errors per file, by mypy --strict."""
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python)]
-    command += ["--cache-dir", str(folder / "mypy"), "--config-file=", "good.py", "bad.py"]
+    command += ["--cache-dir", str(folder / "mypy"), "--config-file=", *GOOD, "bad.py"]
     text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
-    errors: dict[str, set[int]] = {"good.py": set(), "bad.py": set()}
+    errors: dict[str, set[int]] = {name: set() for name in (*GOOD, "bad.py")}
     for match in re.finditer(r"^(\S+\.py):(\d+): error", text, re.MULTILINE):
         errors[Path(match[1]).name].add(int(match[2]))
     return errors
@@ -74,9 +78,9 @@ def basedpyright(python: Path, folder: Path) -> dict[str, set[int]]:
     """Lines with errors per file, by basedpyright in strict mode."""
     (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict"}))
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", str(python)]
-    command += ["good.py", "bad.py"]
+    command += [*GOOD, "bad.py"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    errors: dict[str, set[int]] = {"good.py": set(), "bad.py": set()}
+    errors: dict[str, set[int]] = {name: set() for name in (*GOOD, "bad.py")}
     for item in json.loads(result.stdout)["generalDiagnostics"]:
         if item["severity"] == "error":
             errors[Path(item["file"]).name].add(item["range"]["start"]["line"] + 1)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flow_core.blocks import FixedPointBlock
 from flow_core.record import record
+from flow_core.settings import Settings
 from flow_solvers import BoundMap, Fallback, Solution, Tolerance, default_solver
-from torch import Tensor, nn
+from torch import Tensor
 
 from flow_apps.errors import ConfigError, RunFolderError
 from flow_apps.experiments import DensityObjective
@@ -100,12 +100,11 @@ def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int, int]:
     if not isinstance(objective, DensityObjective):
         raise ConfigError(f"{path} is a fit of a function: there is nothing to sample")
     files = _free_paths(request.out or run.folder.path / "samples", request.stem)
-    if request.budget is not None:
-        _limit_solves(objective.model, request.budget)
+    using = _limited(objective, request.budget)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
     watched = solver_failures(run.step, "sampling")
     with torch.no_grad(), seeded, watched, record(objective.model) as report:
-        samples = objective.sample(request.count, request.temperature)
+        samples = objective.sample(request.count, request.temperature, using)
         objective.draw_samples(samples, files[0])
     buffer = io.BytesIO()
     np.save(buffer, samples.cpu().numpy())
@@ -115,10 +114,13 @@ def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int, int]:
     return files, missed, broken
 
 
-def _limit_solves(model: nn.Module, budget: int) -> None:
-    for block in model.modules():
-        if isinstance(block, FixedPointBlock):
-            block.solve = replace(block.solve, solver=Budgeted(budget), on_failure="return")
+def _limited(objective: DensityObjective, budget: int | None) -> Settings:
+    """The settings of the objective, with solves of at most that many evaluations."""
+    if budget is None:
+        return objective.using
+    own = objective.contraction.solve()
+    solve = replace(own, solver=Budgeted(budget), on_failure="return")
+    return replace(objective.using, solve=solve)
 
 
 def _free_paths(folder: Path, stem: str) -> list[Path]:

@@ -10,10 +10,9 @@ from math import prod
 import pytest
 import torch
 from flow_core.bijection import Bijection
-from flow_core.blocks import FixedPointBlock, Implicit, Monotone, Residual, Solve, inverse_residual
+from flow_core.blocks import Implicit, Monotone, Residual, inverse_residual
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.layers import (
-    SELU,
     ActNorm,
     AdditiveCoupling,
     Affine,
@@ -21,7 +20,7 @@ from flow_core.layers import (
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
-    HalfRangeSigmoid,
+    HalfRangeSigmoidScale,
     HouseholderMatrix,
     InverseConv2d,
     LeakyReLU,
@@ -36,7 +35,8 @@ from flow_core.layers import (
     Reshape,
     SelfNormConv2d,
     SelfNormLinear,
-    Sigmoid,
+    SELUTransform,
+    SigmoidScale,
     SmoothLeakyReLU,
     SmoothTanh,
     SplitPrior,
@@ -49,6 +49,8 @@ from flow_core.layers import (
 )
 from flow_core.layers.convolutions.masked import SIDES, Side
 from flow_core.maps import DenseNet, FeedForwardNet
+from flow_core.settings import Settings, Solve
+from flow_core.views import Frozen
 from flow_solvers import Tolerance
 from torch import Tensor
 
@@ -104,8 +106,15 @@ def exponential(channels: int, side: tuple[int, int]) -> ExponentialConv2d:
     return layer
 
 
-def dense(channels: int, context: int | None = None) -> DenseNet:
-    net = DenseNet(channels, growth=4, depth=2, coeff=0.9, context_features=context)
+def dense(channels: int, context: int | None = None, activation: str = "cpila") -> DenseNet:
+    net = DenseNet(
+        channels,
+        growth=4,
+        depth=2,
+        coeff=0.9,
+        context_features=context,
+        activation=activation,
+    )
     return conditioned(net)
 
 
@@ -113,6 +122,18 @@ def conv(channels: int, side: int, context: int | None = None) -> DenseNet:
     size = (side, side)
     net = DenseNet(channels, growth=4, depth=1, coeff=0.8, map_size=size, context_features=context)
     return conditioned(net)
+
+
+def plain_image(channels: int, side: int) -> FeedForwardNet:
+    return FeedForwardNet(
+        channels,
+        [6],
+        activation="clipswish",
+        coeff=0.8,
+        kernels=[3, 1],
+        map_size=(side, side),
+        preact=True,
+    )
 
 
 def feedforward(channels: int) -> FeedForwardNet:
@@ -164,12 +185,12 @@ CASES = [
     Case("coupling-image", lambda: randomized(AffineCoupling.convolutional(3, 4)), (3, 3, 2)),
     Case(
         "coupling-sigmoid",
-        lambda: randomized(AffineCoupling.dense(4, 5, Sigmoid(epsilon=0.1))),
+        lambda: randomized(AffineCoupling.dense(4, 5, SigmoidScale(epsilon=0.1))),
         (4,),
     ),
     Case(
         "coupling-half-range",
-        lambda: randomized(AffineCoupling.dense(4, 5, HalfRangeSigmoid(0.4))),
+        lambda: randomized(AffineCoupling.dense(4, 5, HalfRangeSigmoidScale(0.4))),
         (4,),
     ),
     Case("inverse-conv", lambda: moved(InverseConv2d(3, (2, 3), learn_diagonal=True)), (3, 3, 4)),
@@ -193,8 +214,8 @@ CASES = [
     Case("smooth-leaky-relu-image", lambda: SmoothLeakyReLU(0.02), (2, 2, 3)),
     Case("smooth-tanh", SmoothTanh, (4,)),
     Case("smooth-tanh-image", lambda: SmoothTanh(3.0, 0.4), (2, 2, 3)),
-    Case("selu", SELU, (4,)),
-    Case("selu-image", SELU, (2, 2, 3)),
+    Case("selu", SELUTransform, (4,)),
+    Case("selu-image", SELUTransform, (2, 2, 3)),
     Case("spline", spline, (4,)),
     Case("spline-image", spline, (2, 2, 3)),
     Case("spline-individual", lambda: spline(4), (4,)),
@@ -223,6 +244,22 @@ CASES = [
     Case("invert", lambda: Invert(randomized(Affine((3,)))), (3,)),
     Case("chain", lambda: Chain([actnorm(2), Monotone(dense(2)), Permutation([1, 0])]), (2,)),
     Case("multiscale", multiscale, (1, 4, 4)),
+    Case("frozen", lambda: Frozen(Chain([actnorm(2), Residual(dense(2))])), (2,)),
+    Case("residual-maxmin", lambda: Residual(dense(4, activation="maxmin")), (4,)),
+    Case("monotone-sorted", lambda: Monotone(dense(2, activation="fullsort")), (2,)),
+    Case("monotone-preact", lambda: Monotone(plain_image(2, 3)), (2, 3, 3)),
+    Case("scalar-affine", lambda: randomized(Affine(())), ()),
+    Case("scalar-logit", lambda: LogitTransform(0.05), (), unit_interval=True),
+    Case("scalar-leaky-relu", LeakyReLU, ()),
+    Case("scalar-smooth-tanh", SmoothTanh, ()),
+    Case("scalar-selu", SELUTransform, ()),
+    Case("scalar-spline", spline, ()),
+    Case(
+        "chain-context",
+        lambda: Chain([Monotone(dense(2, 3)), actnorm(2), Residual(dense(2))]),
+        (2,),
+        (3,),
+    ),
 ]
 
 
@@ -241,9 +278,16 @@ def registered() -> set[type[Bijection]]:
     return {type(template(case.name)) for case in CASES}
 
 
+@pytest.fixture
+def case_name(case: Case) -> str:
+    return case.name
+
+
 KINDS: dict[str, Callable[[Case], bool]] = {
-    "small": lambda case: prod(case.shape) <= 6,
+    "small": lambda case: prod(case.shape) <= 6 and "sorted" not in case.name,
     "context": lambda case: case.context is not None,
+    # A view keeps the weights that it was made with.
+    "stateful": lambda case: case.name != "frozen",
 }
 
 
@@ -273,13 +317,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture
 def bijection(case: Case, dtype: torch.dtype, device: torch.device) -> Bijection:
-    """A fresh copy; in float64 it solves to rounding error, so that gradients can be checked."""
-    made = copy.deepcopy(template(case.name)).to(device=device, dtype=dtype)
-    if dtype == torch.float64:
-        for module in made.modules():
-            if isinstance(module, FixedPointBlock):
-                module.solve = Solve(tolerance=Tolerance(rtol=1e-13))
-    return made
+    """A fresh copy."""
+    return copy.deepcopy(template(case.name)).to(device=device, dtype=dtype)
+
+
+@pytest.fixture
+def using(dtype: torch.dtype) -> Settings:
+    """In float64 solves go to rounding error, so that gradients can be checked."""
+    precise = Solve(tolerance=Tolerance(rtol=1e-13))
+    return Settings(solve=precise if dtype == torch.float64 else None)
 
 
 @pytest.fixture

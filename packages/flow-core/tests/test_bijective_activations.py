@@ -8,11 +8,11 @@ import torch
 from flow_core.bijection import Bijection
 from flow_core.combinators import Invert
 from flow_core.layers import (
-    SELU,
-    Elementwise,
+    ElementwiseBijection,
     LeakyReLU,
     LearnableLeakyReLU,
     RationalQuadraticSpline,
+    SELUTransform,
     SmoothLeakyReLU,
     SmoothTanh,
 )
@@ -47,11 +47,11 @@ SMOOTH: dict[str, Callable[[], SmoothLeakyReLU | SmoothTanh]] = {
     "tanh-narrow": lambda: SmoothTanh(50.0, 2.0),
     "tanh-wide": lambda: SmoothTanh(0.02, 0.5),
 }
-ELEMENTWISE: dict[str, Callable[[], Elementwise]] = {
+ELEMENTWISE: dict[str, Callable[[], ElementwiseBijection]] = {
     **SMOOTH,
     "leaky-relu": LeakyReLU,
     "learned-leaky-relu": lambda: learned(-0.7),
-    "selu": SELU,
+    "selu": SELUTransform,
 }
 ALL: dict[str, Callable[[], Bijection]] = {**ELEMENTWISE, "spline": spline}
 smooth = pytest.mark.parametrize("layer", [make() for make in SMOOTH.values()], ids=SMOOTH.keys())
@@ -79,7 +79,7 @@ def sigmoid(x: float) -> float:
 
 
 Function = Callable[[float], float]
-CLOSED_FORMS: list[tuple[Elementwise, Function, Function]] = [
+CLOSED_FORMS: list[tuple[ElementwiseBijection, Function, Function]] = [
     (LeakyReLU(0.2), lambda x: x if x >= 0 else 0.2 * x, lambda x: 1 if x >= 0 else 0.2),
     (LearnableLeakyReLU(), lambda x: x, lambda _: 1.0),
     (
@@ -98,7 +98,7 @@ CLOSED_FORMS: list[tuple[Elementwise, Function, Function]] = [
         lambda x: 0.3 + 2 / math.cosh(2 * x) ** 2,
     ),
     (
-        SELU(),
+        SELUTransform(),
         lambda x: LAMBDA * (x if x > 0 else ALPHA * math.expm1(x)),
         lambda x: LAMBDA * (1 if x > 0 else ALPHA * math.exp(x)),
     ),
@@ -109,7 +109,7 @@ CLOSED_FORMS: list[tuple[Elementwise, Function, Function]] = [
     ("layer", "value", "slope"), CLOSED_FORMS, ids=[type(form[0]).__name__ for form in CLOSED_FORMS]
 )
 def test_values_and_slopes_are_the_closed_forms(
-    layer: Elementwise, value: Function, slope: Function
+    layer: ElementwiseBijection, value: Function, slope: Function
 ) -> None:
     points = (-30.0, -21.0, -3.0, -0.5, -1e-9, 0.0, 1e-9, 0.7, 4.0, 21.0, 30.0)
     y, log_det = layer.double()(column(*points))
@@ -120,7 +120,7 @@ def test_values_and_slopes_are_the_closed_forms(
 
 def test_selu_is_that_of_contractions() -> None:
     x = grid(torch.float64)
-    assert torch.equal(SELU().transform(x), ContractiveSELU()(x))
+    assert torch.equal(SELUTransform().transform(x), ContractiveSELU()(x))
 
 
 @everyone
@@ -201,7 +201,7 @@ def test_far_away_log_slopes_are_those_of_the_lines(
 @pytest.mark.parametrize("inverse", [False, True])
 def test_gradients_are_finite_everywhere(make: Callable[[], Bijection], inverse: bool) -> None:
     layer = make()
-    bounded = inverse and isinstance(layer, SELU)
+    bounded = inverse and isinstance(layer, SELUTransform)
     x = grid(torch.float32).clamp(min=-1.7 if bounded else None, max=None if bounded else 1e30)
     x.requires_grad_()
     y, log_det = (Invert(layer) if inverse else layer)(x)
@@ -297,7 +297,7 @@ def test_smooth_tanh_start_is_as_close_as_proven(ratio: float) -> None:
 
 @in_both
 def test_selu_domain(dtype: torch.dtype) -> None:
-    layer = SELU()
+    layer = SELUTransform()
     y = column(-LAMBDA * ALPHA, -1.76, -100.0, -1.75, 0.0, 5.0, dtype=dtype)
     x, log_det = layer.inverse_and_log_det(y)
     assert float(x[0]) == -math.inf
@@ -308,7 +308,7 @@ def test_selu_domain(dtype: torch.dtype) -> None:
 
 def test_selu_loses_no_more_than_its_saturation() -> None:
     x = torch.linspace(-12, 5, 1001)[:, None]
-    error = (SELU().inverse(SELU().transform(x)) - x).abs()
+    error = (SELUTransform().inverse(SELUTransform().transform(x)) - x).abs()
     eps = torch.finfo(torch.float32).eps
     assert bool((error <= 2 * eps * (1 + x.abs() + (-x).exp())).all())
 

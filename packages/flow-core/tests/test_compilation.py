@@ -5,29 +5,42 @@ import pickle
 
 import pytest
 import torch
-from flow_core import Chain, DenseNet, Monotone, Residual, compile_maps, update_lipschitz
+from flow_core import (
+    Chain,
+    DenseNet,
+    FeedForwardNet,
+    LipschitzNet,
+    Monotone,
+    Residual,
+    Settings,
+    record,
+    update_lipschitz,
+)
 from flow_core.layers import InverseConv2d
+from flow_logdet import Exact
 from torch import Tensor
 from torch.autograd import grad
 
 pytestmark = pytest.mark.compile
 
 BATCH = 6
+EAGER, COMPILED = Settings(), Settings(compiled=frozenset([BATCH]))
 
 
-def flows(block: type[Monotone] | type[Residual], activation: str) -> tuple[Chain, Chain]:
-    """The same flow, eager and compiled."""
+def made(block: type[Monotone] | type[Residual], kind: str) -> Chain:
+    """A flow away from the initial point, where conditioners are zero."""
     torch.manual_seed(0)
-    nets = [
-        DenseNet(2, growth=4, depth=1, activation=activation, context_features=3) for _ in range(2)
-    ]
-    eager = Chain([block(net) for net in nets]).double()
-    for p in eager.parameters():  # leave the initial point, where conditioners are zero
+    chain = Chain([block(net(kind)) for _ in range(2)]).double()
+    for p in chain.parameters():
         torch.nn.init.normal_(p, std=0.4)
-    update_lipschitz(eager)
-    fast = copy.deepcopy(eager)
-    compile_maps(fast, [BATCH])
-    return eager, fast
+    update_lipschitz(chain)
+    return chain
+
+
+def net(kind: str) -> LipschitzNet:
+    if kind == "plain":
+        return FeedForwardNet(2, [6, 6], activation="sin", preact=True, context_features=3)
+    return DenseNet(2, growth=4, depth=1, activation=kind, context_features=3)
 
 
 def point(batch: int = BATCH) -> tuple[Tensor, Tensor]:
@@ -35,15 +48,20 @@ def point(batch: int = BATCH) -> tuple[Tensor, Tensor]:
     return x, torch.randn(batch, 3, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize(("block", "activation"), [(Monotone, "cpila"), (Residual, "clipswish")])
+kinds = pytest.mark.parametrize(
+    ("block", "kind"),
+    [(Monotone, "cpila"), (Residual, "clipswish"), (Monotone, "plain"), (Residual, "plain")],
+)
+
+
+@kinds
 def test_numbers_and_gradients_equal_eager_ones(
-    block: type[Monotone] | type[Residual], activation: str
+    block: type[Monotone] | type[Residual], kind: str
 ) -> None:
-    eager, fast = flows(block, activation)
-    x, context = point()
+    flow, (x, context) = made(block, kind), point()
     found: list[list[Tensor]] = []
-    for flow in (eager, fast):
-        y, log_det = flow(x, context=context)
+    for using in (EAGER, COMPILED):
+        y, log_det = flow(x, context=context, using=using)
         inputs = [x, context, *(p for p in flow.parameters())]
         loss = (y**3).sum() + (log_det * torch.arange(BATCH)).sum()
         found.append([y, log_det, *grad(loss, inputs, materialize_grads=True)])
@@ -51,24 +69,23 @@ def test_numbers_and_gradients_equal_eager_ones(
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_the_inverse_undoes_it() -> None:
-    _, fast = flows(Monotone, "cpila")
-    x, context = point()
-    y, log_det = fast(x, context=context)
-    again, other = fast.inverse_and_log_det(y, context=context)
+@pytest.mark.parametrize("kind", ["cpila", "plain", "maxmin"])
+def test_the_inverse_undoes_it(kind: str) -> None:
+    flow, (x, context) = made(Monotone, kind), point()
+    y, log_det = flow(x, context=context, using=COMPILED)
+    again, other = flow.inverse_and_log_det(y, context=context, using=COMPILED)
     torch.testing.assert_close(again, x, rtol=0, atol=1e-8)
     torch.testing.assert_close(other, -log_det, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(("block", "activation"), [(Monotone, "cpila"), (Residual, "clipswish")])
+@kinds
 def test_second_derivatives_equal_eager_ones(
-    block: type[Monotone] | type[Residual], activation: str
+    block: type[Monotone] | type[Residual], kind: str
 ) -> None:
-    eager, fast = flows(block, activation)
-    x, context = point()
+    flow, (x, context) = made(block, kind), point()
     found: list[tuple[Tensor, ...]] = []
-    for flow in (eager, fast):
-        y, log_det = flow(x, context=context)
+    for using in (EAGER, COMPILED):
+        y, log_det = flow(x, context=context, using=using)
         (first,) = grad((y**2).sum() + log_det.sum(), x, create_graph=True)
         found.append(grad(first.square().sum(), list(flow.parameters()), materialize_grads=True))
     for expected, got in zip(*found, strict=True):
@@ -76,26 +93,54 @@ def test_second_derivatives_equal_eager_ones(
 
 
 def test_other_batch_sizes_run_eager() -> None:
-    eager, fast = flows(Monotone, "cpila")
-    x, context = point(3)
-    torch.testing.assert_close(fast(x, context=context), eager(x, context=context))
+    flow, (x, context) = made(Monotone, "cpila"), point(3)
+    found = flow(x, context=context, using=COMPILED)
+    torch.testing.assert_close(found, flow(x, context=context))
 
 
 def test_one_compilation_serves_all_equal_nets() -> None:
-    _, fast = flows(Residual, "clipswish")
-    x, context = point()
+    flow, (x, context) = made(Residual, "clipswish"), point()
     with torch.no_grad():
-        fast[0](x, context=context)
+        flow[0](x, context=context, using=COMPILED)
         with torch.compiler.set_stance("fail_on_recompile"):
-            fast[1](x, context=context)
+            flow[1](x, context=context, using=COMPILED)
 
 
-def test_a_compiled_model_can_be_pickled_and_copied() -> None:
-    _, fast = flows(Monotone, "cpila")
-    x, context = point()
-    y = fast.transform(x, context=context)
-    for other in (pickle.loads(pickle.dumps(fast)), copy.deepcopy(fast)):
-        torch.testing.assert_close(other.transform(x, context=context), y, rtol=0, atol=0)
+def test_copies_and_pickles_share_what_is_compiled() -> None:
+    flow, (x, context) = made(Monotone, "cpila"), point()
+    y = flow.transform(x, context=context, using=COMPILED)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for other in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow)):
+            again = other.transform(x, context=context, using=COMPILED)
+            torch.testing.assert_close(again, y, rtol=0, atol=0)
+
+
+def test_values_of_larger_nets_are_compiled_where_no_graph_is_wanted() -> None:
+    torch.manual_seed(0)
+    block = Residual(FeedForwardNet(12, [16, 16])).double()
+    x = torch.randn(BATCH, 12, dtype=torch.float64)
+    with torch.no_grad():
+        found = block.transform(x, using=COMPILED)
+    torch.testing.assert_close(found, block.transform(x))
+
+
+def test_a_chain_of_residual_blocks_is_one_graph() -> None:
+    torch.manual_seed(0)
+    chain, x = Chain([Residual(DenseNet(6, growth=4)) for _ in range(2)]), torch.randn(5, 6)
+    compiled = torch.compile(chain, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(x), chain(x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_settings_and_open_reports_make_no_new_graph_of_equal_calls() -> None:
+    torch.manual_seed(0)
+    chain, x = Chain([Residual(DenseNet(6, growth=4)) for _ in range(2)]), torch.randn(5, 6)
+    compiled = torch.compile(chain, fullgraph=True, backend="aot_eager")
+    expected = compiled(x, using=Settings(estimator=Exact()))
+    with torch.compiler.set_stance("fail_on_recompile"), record(chain) as report:
+        for found, value in zip(compiled(x, using=Settings(Exact())), expected, strict=True):
+            torch.testing.assert_close(found, value, rtol=0, atol=0)
+    assert not report.summary()
 
 
 def test_half_precision_is_widened_in_one_graph() -> None:

@@ -8,29 +8,29 @@ from flow_core.layers import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
-    BoundedExp,
-    HalfRangeSigmoid,
+    BoundedExpScale,
+    HalfRangeSigmoidScale,
     ScaleFunction,
-    Sigmoid,
+    SigmoidScale,
 )
 from torch import Tensor
 
 SCALES: list[tuple[ScaleFunction, float, float]] = [
-    (Sigmoid(), 0.0, 1.0),
-    (Sigmoid(epsilon=0.25), 0.25, 1.25),
-    (HalfRangeSigmoid(0.3), 0.3, 1.7),
-    (BoundedExp(), math.exp(-2), math.exp(2)),
-    (BoundedExp(bound=math.log(3), slope=math.log(3)), 1 / 3, 3.0),
+    (SigmoidScale(), 0.0, 1.0),
+    (SigmoidScale(epsilon=0.25), 0.25, 1.25),
+    (HalfRangeSigmoidScale(0.3), 0.3, 1.7),
+    (BoundedExpScale(), math.exp(-2), math.exp(2)),
+    (BoundedExpScale(bound=math.log(3), slope=math.log(3)), 1 / 3, 3.0),
 ]
 
 
 def formula(scale: ScaleFunction, raw: Tensor) -> Tensor:
     """The scales as the papers write them."""
-    if isinstance(scale, Sigmoid):
+    if isinstance(scale, SigmoidScale):
         return torch.sigmoid(raw + scale.shift) + scale.epsilon
-    if isinstance(scale, HalfRangeSigmoid):
+    if isinstance(scale, HalfRangeSigmoidScale):
         return (2 * torch.sigmoid(raw) - 1) * (1 - scale.epsilon) + 1
-    assert isinstance(scale, BoundedExp)
+    assert isinstance(scale, BoundedExpScale)
     return (scale.bound * torch.tanh(scale.slope * raw / scale.bound)).exp()
 
 
@@ -65,7 +65,7 @@ def test_couplings_begin_as_the_identity_and_keep_the_first_half() -> None:
 
 
 def test_affine_coupling_formula() -> None:
-    layer = AffineCoupling(torch.nn.Linear(2, 4), BoundedExp(bound=3.0)).double()
+    layer = AffineCoupling(torch.nn.Linear(2, 4), BoundedExpScale(bound=3.0)).double()
     x = torch.randn(3, 4, dtype=torch.float64)
     shift, raw = layer.conditioner(x[:, :2]).chunk(2, 1)
     expected = (x[:, 2:] + shift) * (3 * torch.tanh(raw / 3)).exp()
@@ -98,14 +98,28 @@ def additive(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sigmoid(epsilon=-0.1), "epsilon >= 0"),
-        (lambda: HalfRangeSigmoid(1.0), "epsilon < 1"),
-        (lambda: BoundedExp(bound=0.0), "positive bound"),
+        (lambda: SigmoidScale(epsilon=-0.1), "epsilon >= 0"),
+        (lambda: HalfRangeSigmoidScale(1.0), "epsilon < 1"),
+        (lambda: BoundedExpScale(bound=0.0), "positive bound"),
         (lambda: AffineCoupling.dense(1, 4), "two channels"),
         (lambda: ActNorm(3, log_scale_bound=0.0), "positive log_scale_bound"),
-        (lambda: additive(torch.zeros(2, 1)), "two channels"),
-        (lambda: AffineCoupling(torch.nn.Linear(2, 3))(torch.zeros(2, 4)), r"scales of shape"),
-        (lambda: additive(torch.zeros(2, 3)), r"moved values of shape \(2, 2\)"),
+        (lambda: additive(torch.zeros(2, 1)), "^AdditiveCoupling: .* at least two channels"),
+        (
+            lambda: AffineCoupling(torch.nn.Linear(2, 3))(torch.zeros(2, 4)),
+            r"^AffineCoupling: .*gives \(2, 4\) for moved values of shape \(2, 2\), got \(2, 3\)",
+        ),
+        (
+            lambda: additive(torch.zeros(2, 3)),
+            r"^AdditiveCoupling: .*moved values of shape \(2, 2\), got \(2, 1\)",
+        ),
+        (
+            lambda: AffineCoupling.dense(4, 5).transform(torch.zeros(2, 4, 3)),
+            r"^AffineCoupling: expected x of shape \(batch, 4\), got \(2, 4, 3\)",
+        ),
+        (
+            lambda: AffineCoupling.convolutional(4, 5).inverse(torch.zeros(4, 3, 3)),
+            r"^AffineCoupling: expected y of shape \(batch, 4, any, any\), got \(4, 3, 3\)",
+        ),
     ],
 )
 def test_bad_settings_are_refused(make: object, message: str) -> None:

@@ -79,10 +79,10 @@ def test_flow_and_dequantized_initialize_their_bijection() -> None:
     assert report.output_std == pytest.approx(1.0, abs=0.01)
     image = Flow(
         StandardNormal((6,)),
-        Chain([ActNorm(2), Reshape.flatten((2, 3))]),
-        event_shape=(2, 3),
+        Chain([ActNorm(2), Reshape.flatten((2, 3, 1))]),
+        event_shape=(2, 3, 1),
     )
-    assert initialize(image, torch.randn(8, 2, 3)).initialized == ("bijection.layers.0",)
+    assert initialize(image, torch.randn(8, 2, 3, 1)).initialized == ("bijection.layers.0",)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

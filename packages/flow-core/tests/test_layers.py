@@ -10,14 +10,31 @@ from pathlib import Path
 import pytest
 import torch
 from flow_core.base import StandardNormal
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
+from flow_core.combinators import Chain, Invert
+from flow_core.events import per_sample_all, per_sample_sum
+from flow_core.jacobian import jacobian
 from flow_core.layers import (
     ActNorm,
+    AdditiveCoupling,
     Affine,
+    Conv1x1,
+    FreeMatrix,
     Geco,
+    HouseholderMatrix,
+    InverseConv2d,
+    LeakyReLU,
+    LearnableLeakyReLU,
     LogitTransform,
+    LUMatrix,
     Normalize,
+    OrthogonalMatrix,
     Permutation,
     Reshape,
+    SELUTransform,
+    SmoothLeakyReLU,
+    SmoothTanh,
     SplitPrior,
     Squeeze,
 )
@@ -93,7 +110,7 @@ def test_actnorm_survives_deepcopy_and_refreshes_only_itself() -> None:
 @pytest.mark.parametrize("x", [torch.full((4, 2), math.nan), torch.zeros(1, 2)])
 def test_actnorm_refuses_statistics_of_bad_batches(x: Tensor) -> None:
     layer = ActNorm(2)
-    with pytest.raises(ValueError, match="at least two finite values"):
+    with pytest.raises(ValueError, match=r"^ActNorm: expected at least two finite values"):
         layer.initialize(x)
     assert not bool(layer.initialized)
 
@@ -190,7 +207,7 @@ def test_logit_inverse_log_det_does_not_overflow() -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, 255.0, math.nan])
 def test_logit_initialize_refuses_data_outside_the_unit_interval(value: float) -> None:
-    with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"^LogitTransform: expected values in \[0, 1\]"):
         LogitTransform(0.05).initialize(torch.tensor([[0.5, value]]))
 
 
@@ -271,28 +288,150 @@ def test_bad_settings_are_refused(make: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
-        (Squeeze(2), (1, 3, 5, 4), "divisible by 2"),
-        (Permutation([1, 0]), (1, 3), "2 channels"),
-        (Normalize([0.0], [1.0]), (1, 3), "1 channels"),
-        (Affine((3,)), (1, 2), r"samples of shape \(3,\)"),
-        (Reshape((4,), (2, 2)), (1, 3), r"samples of shape \(4,\)"),
-        (SplitPrior(torch.nn.Identity()), (1, 3), "staying part as context"),
+        (Squeeze(2), (1, 3, 5, 4), "height and width divisible by 2"),
+        (Squeeze(2), (3, 4, 4), r"\(batch, any, any, any\)"),
+        (Permutation([1, 0]), (1, 3), r"\(batch, 2, \.\.\.\)"),
+        (Permutation([1, 0]), (2,), r"\(batch, 2, \.\.\.\)"),
+        (Normalize([0.0], [1.0]), (1, 3), r"\(batch, 1\) or \(batch, 1, any, any\)"),
+        (Normalize([0.0], [1.0]), (1, 1, 3), r"\(batch, 1\) or \(batch, 1, any, any\)"),
+        (ActNorm(3), (3, 3, 3), r"\(batch, 3\) or \(batch, 3, any, any\)"),
+        (Affine((3,)), (1, 2), r"\(batch, 3\)"),
+        (Reshape((4,), (2, 2)), (1, 3), r"\(batch, 4\)"),
+        (SplitPrior(torch.nn.Identity()), (1, 3), "a context"),
     ],
 )
-def test_wrong_shapes_are_refused(
-    layer: Squeeze | Permutation | Normalize | Affine | Reshape | SplitPrior,
-    shape: tuple[int, ...],
-    message: str,
-) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_wrong_shapes_are_refused(layer: Bijection, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{type(layer).__name__}: expected .*{message}"):
         layer.transform(torch.zeros(shape))
 
 
+def test_an_unbatched_image_gives_no_statistics() -> None:
+    layer = ActNorm(3)
+    with pytest.raises(ValueError, match=r"^ActNorm: .*got \(3, 3, 3\)"):
+        layer.initialize(torch.randn(3, 3, 3))
+    assert not bool(layer.initialized)
+
+
 def test_squeeze_inverse_refuses_channels_that_do_not_divide() -> None:
-    with pytest.raises(ValueError, match="divisible by 4"):
+    with pytest.raises(ValueError, match=r"^Squeeze: expected y of channels divisible by 4"):
         Squeeze(2).inverse(torch.zeros(1, 6, 2, 2))
 
 
+def test_split_prior_refuses_a_context_of_another_size() -> None:
+    layer = SplitPrior.dense(3, 2, 4)
+    with pytest.raises(ValueError, match=r"^SplitPrior: .*a context .*\(batch, 3\), got \(1, 4\)"):
+        layer.transform(torch.zeros(1, 2), context=torch.zeros(1, 4))
+
+
 def test_split_prior_refuses_a_conditioner_of_the_wrong_size() -> None:
-    with pytest.raises(ValueError, match="two times the shape"):
+    with pytest.raises(ValueError, match=r"^SplitPrior: .* two times the shape"):
         SplitPrior(torch.nn.Identity()).transform(torch.zeros(1, 3), context=torch.zeros(1, 4))
+
+
+def scattered(layer: Bijection) -> Bijection:
+    """Far from where layers start, and far from equal scales."""
+    layer.double()
+    if isinstance(layer, ActNorm):
+        layer.initialize(batch(9, layer.bias.numel()) + 1)
+    for i, p in enumerate(layer.parameters()):
+        with torch.no_grad():
+            p.copy_(batch(*p.shape, seed=40 + i))
+    return layer
+
+
+BOUNDED: list[tuple[Callable[[], Bijection], tuple[int, ...]]] = [
+    (lambda: Permutation([2, 0, 1]), (3, 2)),
+    (lambda: Reshape((2, 3), (6,)), (2, 3)),
+    (Squeeze, (1, 2, 4)),
+    (lambda: Affine((2, 3)), (2, 3)),
+    (lambda: Affine(()), ()),
+    (lambda: ActNorm(3), (3, 2, 1)),
+    (lambda: ActNorm(3, log_scale_bound=0.4), (3,)),
+    (lambda: Normalize([0.1, -2.0], [0.5, 3.0]), (2, 2, 1)),
+    (lambda: LeakyReLU(0.2), (4,)),
+    (lambda: LeakyReLU(3.0), (4,)),
+    (LearnableLeakyReLU, (4,)),
+    (lambda: SmoothLeakyReLU(0.02), (4,)),
+    (lambda: SmoothTanh(3.0, 0.4), (4,)),
+    (lambda: Conv1x1(FreeMatrix(3), bias=True), (3, 1, 2)),
+    (lambda: Conv1x1(LUMatrix(4)), (4,)),
+    (lambda: Conv1x1(OrthogonalMatrix(3)), (3, 2, 1)),
+    (lambda: Conv1x1(HouseholderMatrix(4, 3)), (4,)),
+    (lambda: Invert(Affine((3,))), (3,)),
+    (lambda: Chain([Affine((3,)), Permutation([2, 0, 1]), Conv1x1(3)]), (3,)),
+]
+
+
+@pytest.mark.parametrize(("make", "shape"), BOUNDED)
+def test_bounds_are_not_exceeded(make: Callable[[], Bijection], shape: tuple[int, ...]) -> None:
+    layer = scattered(make())
+    # Points around the bends of activations, and in both of their tails.
+    x = batch(100, *shape) * torch.logspace(-2, 2, 100).double().view(-1, *[1] * len(shape))
+    values = torch.linalg.svdvals(jacobian(layer, x))
+    bounds = layer.bounds()
+    assert float(values.max()) <= bounds.transform * (1 + 1e-12)
+    assert 1 / float(values.min()) <= bounds.inverse * (1 + 1e-12)
+    back = torch.linalg.svdvals(jacobian(layer, layer.transform(x).detach(), direction="inverse"))
+    assert float(back.max()) <= bounds.inverse * (1 + 1e-8)
+
+
+@pytest.mark.parametrize(("make", "shape"), BOUNDED[:-1])
+def test_bounds_are_tight(make: Callable[[], Bijection], shape: tuple[int, ...]) -> None:
+    layer = scattered(make())
+    grid = torch.linspace(-60, 60, 24001, dtype=torch.float64)
+    elementwise = not list(layer.buffers()) and len(shape) == 1 and not list(layer.parameters())
+    x = grid.view(-1, 1) if elementwise else batch(50, *shape)
+    values = torch.linalg.svdvals(jacobian(layer, x))
+    bounds = layer.bounds()
+    assert math.isclose(float(values.max()), bounds.transform, rel_tol=1e-6)
+    assert math.isclose(1 / float(values.min()), bounds.inverse, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.05])
+def test_the_inverse_logit_and_selu_have_a_bound_on_one_side(alpha: float) -> None:
+    y = torch.linspace(-30, 30, 4001, dtype=torch.float64)
+    logit = LogitTransform(alpha)
+    slope = float(jacobian(logit, y, direction="inverse").max())
+    assert math.isclose(slope, logit.bounds().inverse, rel_tol=1e-12)
+    slopes = jacobian(SELUTransform(), y - 1e-9)
+    assert math.isclose(float(slopes.max()), SELUTransform().bounds().transform, rel_tol=1e-8)
+    assert logit.bounds().transform == SELUTransform().bounds().inverse == math.inf
+
+
+def test_a_singular_matrix_has_no_bound_of_its_inverse() -> None:
+    layer = Conv1x1(3)
+    torch.nn.init.ones_(layer.get_parameter("matrix.weight"))
+    assert layer.bounds().inverse == math.inf
+    assert layer.bounds().transform == pytest.approx(3.0)
+
+
+def test_where_no_bound_is_known_none_is_claimed() -> None:
+    for layer in (AdditiveCoupling(torch.nn.Linear(1, 1)), InverseConv2d(2)):
+        assert layer.bounds() == Bounds()
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (5, 2, 3), (0,), (0, 3), (4, 0)])
+def test_reductions_are_of_every_sample_for_itself(shape: tuple[int, ...]) -> None:
+    values = batch(*shape)
+    sums, conditions = per_sample_sum(values), per_sample_all(values > -1)
+    assert sums.shape == conditions.shape == shape[:1]
+    for i, one in enumerate(values):
+        assert torch.allclose(sums[i], one.sum())
+        assert bool(conditions[i]) == bool((one > -1).all())
+
+
+def test_layers_look_at_data_only_where_they_initialize() -> None:
+    outside = torch.tensor([[1.5]])
+    assert bool(torch.isnan(LogitTransform(0.05).transform(outside)).all())
+    y = LogitTransform(0.05).inverse(torch.tensor([[40.0]]))
+    assert float(y) > 1.0
+
+
+def test_statistics_under_autocast_are_those_of_full_precision() -> None:
+    x = 3 * batch(64, 2, dtype=torch.float32) + 100
+    plain, rounded = ActNorm(2), ActNorm(2)
+    plain.initialize(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded.initialize(x)
+    assert torch.equal(plain.log_scale, rounded.log_scale)
+    assert rounded.log_scale.dtype == torch.float32

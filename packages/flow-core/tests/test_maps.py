@@ -1,7 +1,6 @@
 """Every map against the dense Jacobian of its own evaluation, in float64."""
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from inspect import unwrap
 from typing import Any, cast
@@ -9,19 +8,19 @@ from typing import Any, cast
 import pytest
 import torch
 from flow_core.bijection import Bijection
-from flow_core.blocks import Implicit, Monotone, Residual, with_estimator
+from flow_core.blocks import Implicit, Monotone, Residual
 from flow_core.combinators import Chain
-from flow_core.lipschitz import LipschitzLayer, update_lipschitz
+from flow_core.lipschitz import LipschitzLayer, LipSwish, update_lipschitz
 from flow_core.maps import (
-    DenseBound,
+    BoundNet,
     DenseLinearization,
     DenseNet,
     FeedForwardNet,
     LipschitzMap,
-    frozen,
 )
 from flow_core.maps.conditioner import Conditioner
-from flow_core.maps.dense_functions import concatenation
+from flow_core.maps.effective import concatenation
+from flow_core.settings import Settings
 from flow_logdet import Fixed, Krylov, Recompute
 from flow_solvers import BoundMap
 from torch import Tensor, nn
@@ -46,6 +45,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "dense-2d-context": lambda: (DenseNet(2, context_features=3), *_vectors(2, 3)),
     "dense-7d": lambda: (DenseNet(7, activation="lipswish", growth=6), *_vectors(7)),
     "dense-7d-context": lambda: (DenseNet(7, context_features=3), *_vectors(7, 3)),
+    "dense-2d-fullsort": lambda: (DenseNet(2, activation="fullsort"), *_vectors(2)),
+    "dense-2d-maxmin": lambda: (DenseNet(2, activation="maxmin", growth=6), *_vectors(2)),
+    "dense-7d-maxmin": lambda: (DenseNet(7, activation="maxmin"), *_vectors(7)),
+    "dense-image-maxmin": lambda: (
+        DenseNet(3, activation="maxmin", map_size=(3, 4), growth=8),
+        *_images(3),
+    ),
     "dense-image": lambda: (DenseNet(3, map_size=(3, 4), growth=8), *_images(3)),
     "dense-image-context": lambda: (
         DenseNet(3, map_size=(3, 4), growth=8, context_features=2),
@@ -58,6 +64,13 @@ CASES: dict[str, Callable[[], Case]] = {
         ),
         *_images(2),
     ),
+    "plain-image-maxmin": lambda: (
+        FeedForwardNet(
+            2, [8, 8], activation="maxmin", kernels=[3, 1, 3], map_size=(3, 4), preact=True
+        ),
+        *_images(2),
+    ),
+    "plain-fullsort": lambda: (FeedForwardNet(3, [10, 8], activation="fullsort"), *_vectors(3)),
     "plain-context": lambda: (FeedForwardNet(3, [10], context_features=2), *_vectors(3, 2)),
 }
 
@@ -125,10 +138,12 @@ def test_linearization_is_the_jacobian(case: Case) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["dense-1d-crelu", "dense-2d", "dense-2d-context"])
+@pytest.mark.parametrize(
+    "name", ["dense-1d-crelu", "dense-2d", "dense-2d-context", "dense-2d-fullsort"]
+)
 def test_layers_are_joined_without_copies_where_no_graph_is_wanted(name: str) -> None:
     net, w, context = _moved(name)
-    bound = cast(DenseBound, net.bind(context))
+    bound = cast(BoundNet, net.bind(context))
     expected = bound.value_and_jacobian(w)
     with torch.no_grad(), Concatenations() as concatenations:
         found = bound.value_and_jacobian(w)
@@ -168,25 +183,78 @@ def test_certificate_bounds_the_jacobian(case: Case) -> None:
     assert float(torch.linalg.matrix_norm(_jacobian(*case), 2).max()) <= net.certificate()
 
 
-@pytest.mark.parametrize(
-    "name", ["dense-7d", "dense-7d-context", "dense-image", "dense-image-context"]
-)
-def test_first_order_part_is_what_remains_without_products_of_slopes(name: str) -> None:
+def _first_order_and_trace(name: str) -> tuple[DenseLinearization, Tensor]:
+    """J₁ as a matrix per sample, whose trace is the stated one."""
     net, x, context = _moved(name)
     lin = net.bind(context).linearize(x)
     assert isinstance(lin, DenseLinearization)
     n = x[0].numel()
     eye = torch.eye(n, dtype=x.dtype).view(n, 1, *x.shape[1:]).expand(n, *x.shape)
-    first = lin.first_order().jvp(eye).reshape(n, len(x), n).permute(1, 2, 0)
-    trace = first.diagonal(dim1=1, dim2=2).sum(-1)
+    part = lin.first_order()
+    first = part.jvp(eye).reshape(n, len(x), n).permute(1, 2, 0)
+    torch.testing.assert_close(part.trace, first.diagonal(dim1=1, dim2=2).sum(-1))
+    return lin, first
+
+
+@pytest.mark.parametrize("name", ["dense-7d-maxmin", "dense-image-maxmin"])
+def test_first_order_part_of_sorting_nets_has_the_stated_trace(name: str) -> None:
+    _first_order_and_trace(name)
+
+
+@pytest.mark.parametrize("activation", ["clipswish", "maxmin", "fullsort"])
+def test_first_order_part_of_one_layer_is_everything(activation: str) -> None:
+    lin = (
+        DenseNet(7, activation=activation, depth=1)
+        .double()
+        .bind()
+        .linearize(_vectors(7)[0].double())
+    )
+    assert isinstance(lin, DenseLinearization)
+    eye = torch.eye(7).double().unsqueeze(1).expand(7, 5, 7)
+    torch.testing.assert_close(lin.first_order().jvp(eye), lin.jvp(eye))
+    trace = lin.jacobian().diagonal(dim1=1, dim2=2).sum(-1)
     torch.testing.assert_close(lin.first_order().trace, trace)
+
+
+@pytest.mark.parametrize(
+    "name", ["dense-7d", "dense-7d-context", "dense-image", "dense-image-context"]
+)
+def test_first_order_part_is_what_remains_without_products_of_slopes(name: str) -> None:
+    lin, first = _first_order_and_trace(name)
     # With slopes scaled by s, J(s) = A + s B + O(s²) and J₁(s) = A + s B.
     s = 1e-6
-    small = DenseLinearization(lin.bound, x, lin.value, tuple(s * h for h in lin.slopes))
-    zero = DenseLinearization(lin.bound, x, lin.value, tuple(0 * h for h in lin.slopes))
+    small = DenseLinearization(lin.bound, lin.point, lin.value, tuple(s * h for h in lin.slopes))
+    zero = DenseLinearization(lin.bound, lin.point, lin.value, tuple(0 * h for h in lin.slopes))
     linear = zero.jacobian()
     slope = (small.jacobian() - linear) / s
     torch.testing.assert_close(first, linear + slope, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(DenseNet, 2, growth=5),
+        partial(DenseNet, 7, growth=5),
+        partial(FeedForwardNet, 4, [5]),
+        partial(FeedForwardNet, 3, [4], preact=True),
+    ],
+)
+def test_max_min_of_odd_widths_is_refused(build: Callable[..., LipschitzMap]) -> None:
+    net = build(activation="maxmin")
+    x = torch.randn(3, *cast(torch.Size, net.event_shape))
+    for evaluate in (net.bind(), net.bind().linearize):
+        with pytest.raises(ValueError, match=r"MaxMin: expected an even number of channels, got"):
+            evaluate(x)
+
+
+@pytest.mark.parametrize("make", [partial(DenseNet, 2), partial(FeedForwardNet, 2, [4, 4])])
+def test_an_activation_is_copied_for_every_layer(make: Callable[..., LipschitzMap]) -> None:
+    activation = LipSwish()
+    activation.beta.data.fill_(0.3)
+    net = make(activation=activation)
+    copies = [m for m in net.modules() if isinstance(m, LipSwish)]
+    assert len({id(m.beta) for m in (activation, *copies)}) == len(copies) + 1 > 2
+    assert all(m.beta.item() == activation.beta.item() for m in copies)
 
 
 def test_concatenation_weights_have_the_stated_norm() -> None:
@@ -194,19 +262,6 @@ def test_concatenation_weights_have_the_stated_norm() -> None:
     torch.testing.assert_close(eta.norm(dim=1), torch.full((4,), 0.98, dtype=torch.float64))
     start = concatenation(torch.ones(1, 2, dtype=torch.float64), 0.98)
     torch.testing.assert_close(start[0, 0].item(), 0.98 / 2**0.5)
-
-
-def test_frozen_refuses_gradients_and_holds_weights() -> None:
-    net = DenseNet(2)
-    x = torch.randn(3, 2)
-    with frozen(net):
-        with torch.no_grad():
-            before = net.bind()(x)
-            torch.nn.init.zeros_(net.concat)
-            assert torch.equal(net.bind()(x), before)
-        with pytest.raises(RuntimeError, match="no_grad"):
-            net.bind()
-    assert net.bind()(x).requires_grad
 
 
 def test_gradients_reach_every_raw_parameter(case: Case) -> None:
@@ -233,22 +288,22 @@ def test_bad_sizes_are_refused(build: Callable[[], LipschitzMap], message: str) 
 
 
 @pytest.mark.parametrize("make", [DenseNet, partial(FeedForwardNet, hidden=[4])])
-def test_a_missing_context_is_refused_and_a_superfluous_one_ignored(
+def test_a_missing_context_is_refused_and_others_may_need_none(
     make: Callable[..., LipschitzMap],
 ) -> None:
     x, context = torch.randn(3, 2), torch.randn(3, 5)
-    with pytest.raises(
-        ValueError, match=r"expected a context of shape \(batch, 5\) and .* got None"
-    ):
-        make(2, context_features=5).bind()
-    net = make(2)
-    assert torch.equal(net.bind(context)(x), net.bind()(x))
-    chain = Chain([Residual(make(2, context_features=5)), Residual(net)])
+    needs, needs_none = make(2, context_features=5), make(2)
+    message = r"Net: expected a context of shape \(batch, 5\) and .* got None"
+    with pytest.raises(ValueError, match=message):
+        needs.bind()
+    assert needs.uses_context
+    assert not needs_none.uses_context
+    chain = Chain([Residual(needs), Residual(needs_none)])
     assert torch.equal(chain.transform(x, context=context), chain.transform(x, context=context))
-    with pytest.raises(
-        ValueError, match=r"expected a context of shape \(batch, 5\) and .* got None"
-    ):
+    with pytest.raises(ValueError, match="Chain: expected a context, got None"):
         chain.transform(x)
+    with pytest.raises(ValueError, match="Residual: expected no context"):
+        Residual(needs_none).transform(x, context=context)
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -290,7 +345,7 @@ def test_a_block_refuses_what_its_map_is_not_made_for(
     with pytest.raises(ValueError, match=r"expected x of shape \(batch, 1, 2, 2\), got"):
         image.transform(torch.zeros(3, 1, 12, 12))
     vector = block(DenseNet(2, growth=2, depth=1, context_features=1))
-    with pytest.raises(ValueError, match=r"expected x of shape \(batch, 2\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"expected y of shape \(batch, 2\), got \(2,\)"):
         vector.inverse(torch.zeros(2), context=torch.zeros(2, 1))
 
 
@@ -312,10 +367,10 @@ def test_a_block_refuses_contexts_that_its_map_is_not_made_for(
                 method(x, context=context)
         with pytest.raises(ValueError, match=r"expected x of torch\.float32, as the weights, got"):
             method(x.double(), context=right)
-    # What the type annotations exclude already, which only the tests look at.
     for context in (right[:1], right.sum(), right[0]):
-        with pytest.raises(ValueError, match="expected a context for each of the 4 samples"):
-            unwrap(LipschitzMap.require_input)(net, x, context)
+        with pytest.raises(ValueError, match="context for each of the 4 samples"):
+            made.transform(x, context=context)
+    # What the type annotations exclude already, which only the tests look at.
     with pytest.raises(ValueError, match=r"got torch\.int64; convert it"):
         unwrap(Conditioner.features)(net.conditioner, right.long())
 
@@ -327,37 +382,9 @@ def test_recomputed_log_dets_serve_blocks_of_small_dimension() -> None:
     estimator = Krylov(steps=2, probe=Fixed(torch.randn(3, 5, 2, dtype=torch.float64)), probes=3)
     found: list[Tensor] = []
     for chosen in (estimator, Recompute(estimator)):
-        with with_estimator(block, chosen):
-            _, log_det = block(x)
+        _, log_det = block(x, using=Settings(estimator=chosen))
         found.append(torch.autograd.grad(log_det.sum(), x)[0])
     torch.testing.assert_close(found[1], found[0])
-
-
-def test_frozen_nests_and_a_copy_is_not_held() -> None:
-    net = DenseNet(2, growth=4, depth=1)
-    w = torch.randn(3, 2)
-    with torch.no_grad(), frozen(net):
-        before = net.bind()(w)
-        with frozen(net):
-            pass
-        for parameter in net.parameters():
-            parameter.mul_(0.5)
-        torch.testing.assert_close(net.bind()(w), before, rtol=0, atol=0)
-        copy = deepcopy(net)
-        assert not torch.equal(copy.bind()(w), before)
-    assert copy.bind()(w).requires_grad
-    assert not torch.equal(net.bind()(w), before)
-
-
-def test_contexts_of_frozen_may_end_in_any_order() -> None:
-    nets = [DenseNet(2, growth=4, depth=1) for _ in range(2)]
-    first, second = frozen(nets[0]), frozen(nets[1])
-    with torch.no_grad():
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        second.__exit__(None, None, None)
-    assert all(net.bind()(torch.randn(3, 2)).requires_grad for net in nets)
 
 
 def test_the_jacobian_of_many_images_is_made_in_several_passes() -> None:

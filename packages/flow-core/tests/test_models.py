@@ -13,7 +13,7 @@ from flow_core.initialization import initialize
 from flow_core.jacobian import jacobian
 from flow_core.layers import InverseConv2d
 from flow_core.models import FlowConfig, image_flow
-from flow_core.models.config import Activation, CouplingKind, Linear, Mixing
+from flow_core.models.config import ActivationName, CouplingKind, Linear, Mixing
 from torch import Tensor
 
 SHAPE = (1, 4, 4)
@@ -41,7 +41,7 @@ def variants() -> list[FlowConfig]:
     change = partial(replace, SMALL)
     return [
         *(change(linear=name) for name in get_args(Linear)),
-        *(change(linear="conv1x1", activation=name) for name in get_args(Activation)),
+        *(change(linear="conv1x1", activation=name) for name in get_args(ActivationName)),
         *(change(mixing=name) for name in get_args(Mixing)),
         *(change(coupling=name) for name in get_args(CouplingKind)),
         change(split_prior=False, actnorm=False, block_size=2),

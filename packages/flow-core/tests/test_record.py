@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from flow_core.blocks import Monotone, Solve
+from flow_core.blocks import Monotone
 from flow_core.combinators import Chain
 from flow_core.lipschitz import update_lipschitz
 from flow_core.maps import DenseNet
 from flow_core.record import record
+from flow_core.settings import Solve
 from flow_solvers import Gmres, SolverError
 from torch import Tensor
 

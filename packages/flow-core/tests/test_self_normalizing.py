@@ -1,13 +1,18 @@
 """Self-normalizing layers: gradients without determinants, and what is said about them."""
 
+import gc
 import inspect
 import math
+import weakref
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import partial
+from typing import TypeVar, cast, get_args
 
 import pytest
 import torch
 from flow_core.base import StandardNormal
+from flow_core.bijection import Bijection
+from flow_core.blocks import Residual
 from flow_core.combinators import Chain, Invert
 from flow_core.dequantization import Dequantized, UniformDequantizer
 from flow_core.distributions import Flow
@@ -22,14 +27,20 @@ from flow_core.layers import (
     SelfNormConv2d,
     SelfNormLinear,
     TrainingSurrogate,
-    approximate_inverses,
 )
 from flow_core.layers.self_normalizing.layers import tap_counts, transposed
+from flow_core.maps import DenseNet
+from flow_core.passes import Collector, Pass
+from flow_core.record import record
+from flow_core.settings import Settings, Solve
+from flow_solvers import Tolerance
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 SelfNorm = TypeVar("SelfNorm", SelfNormConv2d, SelfNormLinear)
+APPROXIMATE = Settings(mode="approximate_inverse")
 
 
 def batch(*shape: int, seed: int = 0) -> Tensor:
@@ -204,8 +215,7 @@ def test_inverses_are_exact_unless_asked_otherwise() -> None:
     x = batch(2, 2, 4, 4)
     y = layer.transform(x)
     assert torch.allclose(layer.inverse(y), x, atol=1e-10)
-    with approximate_inverses():
-        approximate = layer.inverse(y)
+    approximate = layer.inverse(y, using=APPROXIMATE)
     centred = y - layer.bias.view(-1, 1, 1)
     assert torch.allclose(approximate, conv2d(centred, layer.inverse_weight, padding=1))
     assert torch.allclose(layer.inverse(y), x, atol=1e-10)
@@ -221,14 +231,108 @@ def test_the_log_det_of_an_approximate_inverse_is_its_own(vectors: bool) -> None
     y = batch(1, 6) if vectors else batch(1, 2, 3, 4)
 
     def inverse(flat: Tensor) -> Tensor:
-        return layer.inverse(flat.view(y.shape)).flatten()
+        return layer.inverse(flat.view(y.shape), using=APPROXIMATE).flatten()
 
-    with approximate_inverses():
-        _, log_det = layer.inverse_and_log_det(y)
-        matrix: Tensor = torch.func.jacrev(inverse)(y.flatten())
+    _, log_det = layer.inverse_and_log_det(y, using=APPROXIMATE)
+    matrix: Tensor = torch.func.jacrev(inverse)(y.flatten())
     expected: Tensor = torch.linalg.slogdet(matrix).logabsdet
     assert torch.allclose(log_det, expected)
     assert not torch.allclose(log_det, layer.inverse_and_log_det(y)[1])
+
+
+def test_samples_by_learned_inverses_come_with_their_density() -> None:
+    flow = flow_of(jittered(SelfNormConv2d(2, 3, (3, 4))), (2, 3, 4))
+    torch.manual_seed(0)
+    x, log_prob = flow.rsample_and_log_prob((3,), using=APPROXIMATE)
+    layer = flow.bijection
+    torch.manual_seed(0)
+    assert torch.equal(flow.sample((3,), using=APPROXIMATE), x)
+    torch.manual_seed(0)
+    z = flow.base.rsample(3)
+    slope = jacobian(layer, z, direction="inverse", using=APPROXIMATE)
+    expected = flow.base.log_prob(z) - torch.linalg.slogdet(slope).logabsdet
+    assert torch.allclose(log_prob, expected)
+    assert not torch.allclose(log_prob, flow.log_prob(x))
+    # The other direction has no approximation.
+    assert torch.equal(flow.log_prob(x, using=APPROXIMATE), flow.log_prob(x))
+
+
+class Checkpointed(Bijection):
+    """A bijection whose backward passes compute it again."""
+
+    def __init__(self, inner: Bijection) -> None:
+        super().__init__(inner.event_shape, inner.output_shape)
+        self.inner = inner
+        self.collectors: list[weakref.ref[Collector]] = []
+
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        if how.collector is not None:
+            self.collectors.append(weakref.ref(how.collector))
+        again: tuple[Tensor, Tensor] = checkpoint(self.inner, x, how=how, use_reentrant=False)
+        return again
+
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._transform(y, how)
+
+
+@pytest.mark.parametrize("kind", get_args(Reconstruction))
+def test_checkpoints_change_nothing(kind: Reconstruction) -> None:
+    layers = [jittered(SelfNormLinear(3).double()), Affine((3,)).double(), SelfNormLinear(3)]
+    flow, inside = (
+        Flow(StandardNormal((3,)), chain).double()
+        for chain in (Chain(layers), Checkpointed(Chain(layers)))
+    )
+    x, parameters = batch(4, 3), list(flow.parameters())
+    surrogate, segments = TrainingSurrogate(flow, kind), TrainingSurrogate(inside, kind)
+    results: list[list[Tensor | None]] = []
+    for call in (surrogate, segments, partial(checkpoint, surrogate, use_reentrant=False)):
+        terms = call(x)
+        total = terms.reconstruction.sum() - terms.surrogate.sum()
+        results.append([total, *terms, *gradients(total, *parameters)])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert one is None or two is None or torch.equal(one, two)
+            assert (one is None) == (two is None)
+
+
+def test_what_is_never_differentiated_is_freed() -> None:
+    """A checkpoint holds the collector: no cycle through the graph may hold the checkpoint."""
+    segment = Checkpointed(SelfNormLinear(3))
+    terms = TrainingSurrogate(Flow(StandardNormal((3,)), segment))(torch.randn(2, 3))
+    collector = segment.collectors[0]
+    assert collector() is not None
+    del terms
+    gc.collect()
+    assert collector() is None
+
+
+def test_layers_that_are_used_twice_are_refused() -> None:
+    layer = SelfNormLinear(3)
+    flow = Flow(StandardNormal((3,)), Chain([layer, layer]))
+    with pytest.raises(RuntimeError, match="got 2 uses of 1 layers"):
+        TrainingSurrogate(flow)(torch.randn(2, 3))
+
+
+def test_other_settings_reach_the_other_layers() -> None:
+    net = DenseNet(3, growth=4, depth=1, coeff=0.5)
+    flow = Flow(StandardNormal((3,)), Chain([SelfNormLinear(3), Invert(Residual(net))]))
+    loose = Settings(solve=Solve(tolerance=Tolerance(rtol=0.5)), mode="approximate_inverse")
+    with record() as report:
+        terms = TrainingSurrogate(flow)(torch.randn(2, 3), using=loose)
+        other = TrainingSurrogate(flow)(torch.randn(2, 3))
+    quick, exact = (solution for many in report.solutions.values() for solution in many)
+    assert quick.calls < exact.calls
+    assert terms.reconstruction.shape == other.reconstruction.shape == (1,)
+
+
+def test_without_log_dets_a_surrogate_is_the_map_itself() -> None:
+    layer = jittered(SelfNormConv2d(2, 3, (3, 4)).double())
+    x = batch(2, 2, 3, 4)
+    using = Settings(mode="surrogate")
+    assert torch.equal(layer.transform(x, using=using), layer.transform(x))
+    y, log_det = layer.inverse_and_log_det(x, using=using)
+    assert torch.equal(y, layer.inverse(x))
+    assert torch.equal(log_det, layer.inverse_and_log_det(x)[1])
 
 
 def test_training_on_the_surrogate_improves_the_exact_likelihood() -> None:
@@ -320,7 +424,7 @@ def test_geco_refuses_bad_settings(rate: float) -> None:
 
 
 def test_linear_layers_refuse_images() -> None:
-    with pytest.raises(ValueError, match="vectors"):
+    with pytest.raises(ValueError, match=r"^SelfNormLinear: expected x of shape \(batch, 3\), got"):
         SelfNormLinear(3).transform(torch.zeros(2, 3, 1, 1))
 
 

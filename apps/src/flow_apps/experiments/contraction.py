@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from flow_core.blocks import Solve
+from flow_core.settings import Solve
 from flow_solvers import Tolerance
 
 from flow_apps.training import require

@@ -6,6 +6,7 @@ from pathlib import Path
 from flow_core.base import StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.distributions import Flow
+from flow_core.settings import Settings
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,9 +48,9 @@ class DensityObjective(InvertibleObjective):
         """The figure of merit of every sample of a split."""
         return self.merit(self.log_likelihoods(split, self.test_draws))
 
-    def sample(self, count: int, temperature: float = 1.0) -> Tensor:
+    def sample(self, count: int, temperature: float = 1.0, using: Settings | None = None) -> Tensor:
         """Draw samples of the data space; a temperature below 1 gives more typical ones."""
         base = StandardNormal(self.flow.base.event_shape, temperature=temperature)
         device = next(self.model.parameters()).device
         flow = Flow(base.to(device), self.flow.bijection, self.flow.event_shape)
-        return flow.sample((count,))
+        return flow.sample((count,), using=self.using if using is None else using)

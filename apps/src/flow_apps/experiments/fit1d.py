@@ -131,7 +131,7 @@ class Fit1dObjective(InvertibleObjective):
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error."""
         x, y = batch
-        mse = (self.net.transform(x) - y).square().mean()
+        mse = (self.net.transform(x, using=self.using) - y).square().mean()
         return mse, {"mse": mse.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -152,7 +152,7 @@ class Fit1dObjective(InvertibleObjective):
         """Points of a grid over the domain, the function there and its fit."""
         target = TARGETS[self.config.target]
         x = torch.linspace(*target.domain, _GRID, device=self._device())[:, None]
-        return x, target.function(x), self.net.transform(x)
+        return x, target.function(x), self.net.transform(x, using=self.using)
 
     @property
     def bijection(self) -> Bijection:
@@ -169,7 +169,7 @@ class Fit1dObjective(InvertibleObjective):
 
     def _squared_errors(self, split: str, step: int) -> Tensor:
         x, y = self._points(split, step)
-        return (self.net.transform(x) - y).square().flatten()
+        return (self.net.transform(x, using=self.using) - y).square().flatten()
 
     def _points(self, split: str, step: int) -> tuple[Tensor, Tensor]:
         source = generator(_TEST_SEED, split, step)

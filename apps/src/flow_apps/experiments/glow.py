@@ -18,9 +18,9 @@ from flow_core.layers import (
     Reconstruction,
     SelfNormConv2d,
     TrainingSurrogate,
-    approximate_inverses,
 )
 from flow_core.models import FlowConfig, image_flow
+from flow_core.settings import Settings
 from jaxtyping import Float
 from torch import Tensor
 
@@ -118,7 +118,7 @@ class GlowObjective(IntegerImageObjective):
         """Mean negative log-likelihood in nats; of the surrogate, with reconstruction errors."""
         if self.on_surrogate:
             return self._surrogate_loss(batch[0])
-        log_prob = self.net(batch[0])
+        log_prob = self.net(batch[0], using=self.using)
         return -log_prob.mean(), {"bits_per_dim": self.merit(log_prob).mean().detach()}
 
     def after_optimizer_step(self, step: int) -> None:
@@ -158,8 +158,8 @@ class GlowObjective(IntegerImageObjective):
         if self.on_surrogate and self.config.self_norm.approximate_samples:
             z = self.flow.base.rsample(_PICTURES)
             exact = self.flow.bijection.inverse(z)
-            with approximate_inverses():
-                approximate = self.flow.bijection.inverse(z)
+            quick = Settings(mode="approximate_inverse")
+            approximate = self.flow.bijection.inverse(z, using=quick)
             sheet = torch.cat([exact, approximate])
             self.draw_samples(sheet, folder / f"exact_above_approximate_{step:06d}.png")
 

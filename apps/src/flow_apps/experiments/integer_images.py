@@ -74,7 +74,7 @@ class IntegerImageObjective(DensityObjective):
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean bits per dimension."""
-        bits = self.merit(self.net(batch[0])).mean()
+        bits = self.merit(self.net(batch[0], using=self.using)).mean()
         return bits, {"bits_per_dim": bits.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -110,7 +110,8 @@ class IntegerImageObjective(DensityObjective):
         """Samples, and real images above their reconstructions."""
         self.draw_samples(self.sample(_PICTURES), folder / f"samples_{step:06d}.png")
         x = self.test_points(_PICTURES // 2)
-        again = self.flow.bijection.inverse(self.flow.bijection.transform(x))
+        y = self.bijection.transform(x, using=self.using)
+        again = self.bijection.inverse(y, using=self.using)
         self.draw_samples(torch.cat([x, again]), folder / f"reconstructions_{step:06d}.png")
 
     def draw_samples(self, samples: Tensor, path: Path) -> None:
@@ -118,7 +119,8 @@ class IntegerImageObjective(DensityObjective):
         draw_images(samples, path)
 
     def _mean_bound(self, images: Tensor, draws: int) -> Tensor:
-        return torch.stack([self.net.log_prob_bound(images) for _ in range(draws)]).mean(0)
+        bounds = [self.net.log_prob_bound(images, using=self.using) for _ in range(draws)]
+        return torch.stack(bounds).mean(0)
 
     def _part(self, split: str) -> ImageSet:
         parts = {

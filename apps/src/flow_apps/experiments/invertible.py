@@ -2,10 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from flow_core.bijection import Bijection
 from flow_core.lipschitz import lipschitz_certificate, repair_lipschitz, update_lipschitz
-from flow_core.maps import DenseNet, compile_maps
+from flow_core.maps import DenseNet
+from flow_core.settings import Settings
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class InvertibleObjective(Objective):
 
     Attributes:
         unit: Name of its figure of merit: nats, bits_per_dim or mse.
+        using: What the model does its work with.
     """
 
     unit: str
@@ -30,10 +33,11 @@ class InvertibleObjective(Objective):
     def __init__(self, contraction: ContractionConfig) -> None:
         super().__init__()
         self.contraction = contraction
+        self.using = Settings()
 
     def compile_model(self, batch_size: int) -> None:
         """Compile the maps for training batches; everything else runs eager."""
-        compile_maps(self.model, [batch_size])
+        self.using = replace(self.using, compiled=frozenset([batch_size]))
 
     def before_optimizer_step(self, step: int) -> None:
         """Let the weights of concatenations rest until their time comes."""
@@ -90,7 +94,8 @@ class InvertibleObjective(Objective):
     def roundtrip_error(self, count: int) -> float:
         """Largest difference of x and its reconstruction, in data space."""
         x = self.test_points(count)
-        again = self.bijection.inverse(self.bijection.transform(x))
+        y = self.bijection.transform(x, using=self.using)
+        again = self.bijection.inverse(y, using=self.using)
         return float((again - x).abs().max())
 
     def _dense_nets(self) -> Iterator[DenseNet]:

@@ -120,7 +120,7 @@ class Toy2dObjective(DensityObjective):
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean negative log-likelihood."""
-        nats = -self.net(batch[0]).mean()
+        nats = -self.net(batch[0], using=self.using).mean()
         return nats, {"nats": nats.detach()}
 
     def batch(self, step: int) -> Batch:
@@ -162,4 +162,4 @@ class Toy2dObjective(DensityObjective):
         return sample_toy(self.config.density, count, generator=source, device=device)
 
     def _nats(self, points: Tensor) -> Tensor:
-        return -self.net.log_prob(points)
+        return -self.net.log_prob(points, using=self.using)

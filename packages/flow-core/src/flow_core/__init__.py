@@ -4,17 +4,17 @@ Combinators and blocks are bijections; `maps` are the contractions that blocks a
 `Flow` joins a bijection with a base distribution.
 """
 
-from flow_core.base import Base, StandardNormal
-from flow_core.bijection import Bijection
+from flow_core.base import BaseDistribution, StandardNormal
+from flow_core.bijection import Bijection, EventShape
 from flow_core.blocks import (
     FixedPointBlock,
     Implicit,
+    Located,
     Monotone,
     Residual,
-    Solve,
     inverse_residual,
-    with_estimator,
 )
+from flow_core.bounds import Bounds
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.dequantization import Dequantized, Dequantizer, UniformDequantizer, bits_per_dim
 from flow_core.diagnostics import Diagnostics, LayerTrace, diagnose, trace_layers
@@ -22,18 +22,17 @@ from flow_core.distributions import Conditioned, Flow
 from flow_core.initialization import InitializationReport, initialize, reset_initialization
 from flow_core.jacobian import jacobian
 from flow_core.layers import (
-    SELU,
     ActNorm,
     AdditiveCoupling,
     Affine,
     AffineCoupling,
-    BoundedExp,
+    BoundedExpScale,
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
     FreeMatrix,
     Geco,
-    HalfRangeSigmoid,
+    HalfRangeSigmoidScale,
     HouseholderMatrix,
     InverseConv2d,
     InvertibleMatrix,
@@ -51,7 +50,8 @@ from flow_core.layers import (
     ScaleFunction,
     SelfNormConv2d,
     SelfNormLinear,
-    Sigmoid,
+    SELUTransform,
+    SigmoidScale,
     SmoothLeakyReLU,
     SmoothTanh,
     SplitPrior,
@@ -59,7 +59,6 @@ from flow_core.layers import (
     SurrogateTerms,
     TrainingSurrogate,
     ZeroConv2d,
-    approximate_inverses,
     cinc,
     convolutional_conditioner,
     dense_conditioner,
@@ -80,23 +79,24 @@ from flow_core.maps import (
     DenseNet,
     FeedForwardNet,
     LipschitzMap,
-    bound_together,
-    compile_maps,
-    frozen,
+    LipschitzNet,
 )
 from flow_core.models import FlowConfig, image_flow
+from flow_core.passes import Pass
 from flow_core.record import BlockSummary, Report, record
+from flow_core.settings import Settings, Solve
+from flow_core.views import frozen
 
 __all__ = [
-    "SELU",
     "ActNorm",
     "AdditiveCoupling",
     "Affine",
     "AffineCoupling",
-    "Base",
+    "BaseDistribution",
     "Bijection",
     "BlockSummary",
-    "BoundedExp",
+    "BoundedExpScale",
+    "Bounds",
     "Chain",
     "Conditioned",
     "Conv1x1",
@@ -104,6 +104,7 @@ __all__ = [
     "Dequantized",
     "Dequantizer",
     "Diagnostics",
+    "EventShape",
     "ExactConv2d",
     "ExponentialConv2d",
     "FeedForwardNet",
@@ -112,7 +113,7 @@ __all__ = [
     "FlowConfig",
     "FreeMatrix",
     "Geco",
-    "HalfRangeSigmoid",
+    "HalfRangeSigmoidScale",
     "HouseholderMatrix",
     "Implicit",
     "InitializationReport",
@@ -126,22 +127,27 @@ __all__ = [
     "LipschitzConv2d",
     "LipschitzLinear",
     "LipschitzMap",
+    "LipschitzNet",
+    "Located",
     "LogitTransform",
     "MaskedConv2d",
     "Monotone",
     "Multiscale",
     "Normalize",
     "OrthogonalMatrix",
+    "Pass",
     "Permutation",
     "RationalQuadraticSpline",
     "Reconstruction",
     "Report",
     "Reshape",
     "Residual",
+    "SELUTransform",
     "ScaleFunction",
     "SelfNormConv2d",
     "SelfNormLinear",
-    "Sigmoid",
+    "Settings",
+    "SigmoidScale",
     "SmoothLeakyReLU",
     "SmoothTanh",
     "Solve",
@@ -152,11 +158,8 @@ __all__ = [
     "TrainingSurrogate",
     "UniformDequantizer",
     "ZeroConv2d",
-    "approximate_inverses",
     "bits_per_dim",
-    "bound_together",
     "cinc",
-    "compile_maps",
     "convolutional_conditioner",
     "dense_conditioner",
     "diagnose",
@@ -176,5 +179,4 @@ __all__ = [
     "reset_initialization",
     "trace_layers",
     "update_lipschitz",
-    "with_estimator",
 ]

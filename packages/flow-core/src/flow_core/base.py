@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Base(nn.Module, ABC):
+class BaseDistribution(nn.Module, ABC):
     """A distribution of the latent z with samples of one shape.
 
     Attributes:
@@ -36,7 +36,7 @@ class Base(nn.Module, ABC):
 
 
 @final
-class StandardNormal(Base):
+class StandardNormal(BaseDistribution):
     """N(0, T²·I).
 
     Args:

@@ -1,65 +1,239 @@
 """The one interface of every invertible layer."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias, final
 
-from jaxtyping import Float
+import torch
+from flow_solvers import without_autocast
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-Context = Float[Tensor, " batch *context"] | None
+from flow_core.bounds import Bounds
+from flow_core.passes import Pass
+from flow_core.record import open_reports
+from flow_core.rounding import widened
+from flow_core.settings import DEFAULT_SETTINGS, Settings
+
+EventShape: TypeAlias = tuple[int | None, ...]
+"""Shape of one sample; None stands for any size."""
 
 
 class Bijection(nn.Module, ABC):
     """An invertible map of a batch, sample by sample.
 
-    Every log-determinant is log|det ∂output/∂input| of the direction that was asked, in nats, of
-    shape `(batch,)`. `context` is a tensor whose first dimension is the batch; a layer that does
-    not depend on it ignores it. No method changes a parameter or a buffer, except `initialize`.
-    Concrete classes are final.
+    A family gives two hooks, `_transform` and `_inverse`; everything else is here, once: precision,
+    checks of arguments, recording. Every log-determinant is log|det ∂output/∂input| of the
+    direction that was asked, in nats, of shape `(batch,)`. No method changes a parameter or a
+    buffer, except `initialize`.
+
+    Every layer is called by `__call__`, in both directions: hooks, DDP, FSDP and `functional_call`
+    see all of them. Compositions pass `how` on and nothing else: `layer(x, how=how)`.
+
+    Args:
+        event_shape: Shape of one x where it is known, None in place of a size that may be any.
+        output_shape: Shape of one y; that of x unless given.
+
+    Attributes:
+        uses_context: Whether the layer, or one inside it, needs a context. A context that nobody
+            uses is refused, as is one that is missing.
     """
+
+    uses_context: bool = False
 
     if TYPE_CHECKING:
         # nn.Module.__call__ is untyped: without this every `layer(x)` is Any for users.
-        def __call__(self, x: Tensor, *, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        def __call__(
+            self,
+            x: Tensor,
+            *,
+            context: Tensor | None = None,
+            using: Settings | None = None,
+            how: Pass | None = None,
+        ) -> tuple[Tensor, Tensor]:
             """Same as `transform_and_log_det`."""
             ...
 
-    @abstractmethod
-    def transform(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *out"]:
-        """Map x to y, without any log-determinant work."""
+    def __init__(
+        self,
+        event_shape: Sequence[int | None] | None = None,
+        output_shape: Sequence[int | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape: EventShape | None = _tuple(event_shape)
+        self.output_shape: EventShape | None = _tuple(
+            event_shape if output_shape is None else output_shape
+        )
 
     @abstractmethod
-    def inverse(
-        self, y: Float[Tensor, " batch *out"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """Map y back to x, without any log-determinant work."""
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """Map x to y with log|det ∂y/∂x|, or zeros in its place: `how.log_det(x, lambda: ...)`."""
 
     @abstractmethod
-    def transform_and_log_det(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
-        """Map x to y; the log-determinant is log|det ∂y/∂x|."""
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """Map y to x with log|det ∂x/∂y|, or zeros in its place."""
 
-    @abstractmethod
-    def inverse_and_log_det(
-        self, y: Float[Tensor, " batch *out"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """Map y to x; the log-determinant is log|det ∂x/∂y|."""
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Called before either hook; data-dependent layers take statistics here.
 
-    def forward(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
-        """Same as `transform_and_log_det`: what hooks, DDP and compile see."""
-        return self.transform_and_log_det(x, context=context)
-
-    def initialize(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *out"]:
-        """Set data-dependent parameters from a batch, once, and return the transformed batch.
-
-        Combinators walk this through their children; layers without such parameters only
-        transform.
+        Further checks of the input go here too.
         """
-        return self.transform(x, context=context)
+
+    def bounds(self) -> Bounds:
+        """Proven Lipschitz constants of both directions; infinite unless the family knows them."""
+        return Bounds()
+
+    @final
+    def transform(
+        self,
+        x: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+    ) -> Float[Tensor, " batch *out"]:
+        """Map x to y, without any log-determinant work.
+
+        Args:
+            x: The batch first.
+            context: First dimension the batch; where a layer uses one, and only then.
+            using: What the call does its work with.
+
+        Raises:
+            ValueError: If the layer is not made for such an x or context, or needs a context.
+            SolverError: If a sample is not solved, see `Solve`.
+        """
+        return self(x, how=_call(context, using, wants_log_det=False))[0]
+
+    @final
+    def inverse(
+        self,
+        y: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+    ) -> Float[Tensor, " batch *shape"]:
+        """Map y back to x, without any log-determinant work; arguments as of `transform`."""
+        how = _call(context, using, wants_log_det=False).turned()
+        return self(y, how=how)[0]
+
+    @final
+    def transform_and_log_det(
+        self,
+        x: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
+        """Map x to y; the log-determinant is log|det ∂y/∂x|; arguments as of `transform`."""
+        return self(x, how=_call(context, using))
+
+    @final
+    def inverse_and_log_det(
+        self,
+        y: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
+        """Map y to x; the log-determinant is log|det ∂x/∂y|; arguments as of `transform`."""
+        return self(y, how=_call(context, using).turned())
+
+    @final
+    def initialize(
+        self,
+        x: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+    ) -> Float[Tensor, " batch *out"]:
+        """Set data-dependent parameters from a batch, once, and return the transformed batch."""
+        how = _call(context, using, wants_log_det=False)
+        return self(x, how=how._replace(initializes=True))[0]
+
+    # Final too, which torch's declaration as an attribute does not let one write.
+    def forward(
+        self,
+        x: Shaped[Tensor, "*input"],
+        *,
+        context: Tensor | None = None,
+        using: Settings | None = None,
+        how: Pass | None = None,
+    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
+        """Same as `transform_and_log_det`; with `how`, a part of a pass that has begun outside."""
+        how = _call(context, using) if how is None else how
+        if how.begun:
+            return self._run(x, how)
+        # Not every caller checks types.
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expected a tensor, got {type(x).__name__}")
+        x, how = self._begin(x, how)
+        with without_autocast(x):
+            return self._run(x, how)
+
+    def _run(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """One layer: its checks and its hook."""
+        transforms = how.direction == "transform"
+        expected = self.event_shape if transforms else self.output_shape
+        if expected is not None and not fits(x, expected):
+            raise self.refusal("x" if transforms else "y", expected, x)
+        self._prepare(x, how)
+        return self._transform(x, how) if transforms else self._inverse(x, how)
+
+    def _begin(self, x: Tensor, how: Pass) -> tuple[Tensor, Pass]:
+        """What only the outermost call does."""
+        own = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        x, context = widened(x, how.context, own)
+        _check(self, x, context, own)
+        reports = how.reports if torch.compiler.is_compiling() else (*open_reports(), *how.reports)
+        return x, how._replace(context=context, reports=reports, begun=True)
+
+    def refusal(self, name: str, expected: EventShape, got: Tensor) -> ValueError:
+        """The error of a layer that is not made for such samples."""
+        sizes = ", ".join("any" if size is None else str(size) for size in ("batch", *expected))
+        return ValueError(
+            f"{type(self).__name__}: expected {name} of shape ({sizes}), got {tuple(got.shape)}; "
+            "the batch comes first: reshape it, or make the layer for that size"
+        )
+
+
+def fits(x: Tensor, expected: EventShape) -> bool:
+    """Whether samples of a batch have a shape."""
+    shape = x.shape[1:]
+    return len(shape) == len(expected) and all(
+        size in (None, found) for size, found in zip(expected, shape, strict=True)
+    )
+
+
+def _call(context: Tensor | None, using: Settings | None, *, wants_log_det: bool = True) -> Pass:
+    """A pass that has not begun."""
+    settings = DEFAULT_SETTINGS if using is None else using
+    return Pass(settings, context, wants_log_det=wants_log_det)
+
+
+def _check(layer: Bijection, x: Tensor, context: Tensor | None, own: torch.dtype | None) -> None:
+    """Refuse what no layer inside could use, before any work is done."""
+    name = type(layer).__name__
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: expected a floating-point tensor, got {x.dtype}; convert it")
+    if x.ndim == 0:
+        raise ValueError(f"{name}: expected a batch of samples, got a number; add a dimension")
+    if {x.dtype, own} == {torch.float32, torch.float64}:
+        raise ValueError(f"{name}: expected x of {own}, as the weights, got {x.dtype}; convert it")
+    if context is None:
+        if layer.uses_context:
+            raise ValueError(f"{name}: expected a context, got None; pass context=")
+        return
+    if not layer.uses_context:
+        raise ValueError(
+            f"{name}: expected no context, as no layer uses one, got one of shape "
+            f"{tuple(context.shape)}; make the layers with context_features, or leave it out"
+        )
+    if not context.is_floating_point() or context.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"{name}: expected a floating-point context for each of the {len(x)} samples, got "
+            f"{context.dtype} of shape {tuple(context.shape)}"
+        )
+
+
+def _tuple(shape: Sequence[int | None] | None) -> EventShape | None:
+    return None if shape is None else tuple(shape)

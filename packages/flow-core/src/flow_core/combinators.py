@@ -1,7 +1,6 @@
 """Bijections made of bijections."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast, final
 
 import torch
@@ -9,27 +8,37 @@ from flow_solvers import SolverError
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds, composed
+from flow_core.contexts import Context
 from flow_core.maps.together import bound_together
+from flow_core.passes import Pass, zeros
+from flow_core.settings import Settings
 
 
-@contextmanager
-def _located(name: str) -> Generator[None]:
-    """Say in which child a solver failed."""
+def call_part(name: str, part: Bijection, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+    """A part of a composition as part of a pass; errors say in which part they arose."""
     try:
-        yield
-    except SolverError as error:
+        return part(x, how=how)
+    except (SolverError, ValueError) as error:
         error.add_note(f"in layer {name}")
         raise
 
 
 @final
 class Chain(Bijection):
-    """The composition of bijections, applied first to last."""
+    """The composition of bijections, applied first to last.
+
+    Small maps of all layers are bound at once (`bound_together`): nets of one shape share their
+    operations.
+    """
 
     def __init__(self, layers: Sequence[Bijection]) -> None:
-        super().__init__()
+        super().__init__(
+            layers[0].event_shape if layers else None, layers[-1].output_shape if layers else None
+        )
         self.layers = nn.ModuleList(layers)
+        self.uses_context = any(layer.uses_context for layer in layers)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -40,55 +49,25 @@ class Chain(Bijection):
     def __getitem__(self, index: int) -> Bijection:
         return cast(Bijection, self.layers[index])
 
-    def _named(self) -> list[tuple[str, Bijection]]:
-        return [(f"layers.{i}", layer) for i, layer in enumerate(self)]
+    def bounds(self) -> Bounds:
+        """The products of those of the layers."""
+        return composed(layer.bounds() for layer in self)
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """Apply every layer, first to last."""
-        with bound_together(self):
-            for name, layer in self._named():
-                with _located(name):
-                    x = layer.transform(x, context=context)
-        return x
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._through(enumerate(self), x, how)
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """Undo every layer, last to first."""
-        with bound_together(self):
-            for name, layer in reversed(self._named()):
-                with _located(name):
-                    y = layer.inverse(y, context=context)
-        return y
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._through(reversed(list(enumerate(self))), y, how)
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Apply every layer and add up the log-determinants."""
-        log_det = _zeros(x)
-        with bound_together(self):
-            for name, layer in self._named():
-                with _located(name):
-                    x, term = layer(x, context=context)
-                log_det = log_det + term
-        return x, log_det
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Undo every layer and add up the log-determinants of the inverses."""
-        log_det = _zeros(y)
-        with bound_together(self):
-            for name, layer in reversed(self._named()):
-                with _located(name):
-                    y, term = layer.inverse_and_log_det(y, context=context)
-                log_det = log_det + term
-        return y, log_det
-
-    def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """Initialize the layers one after the other, each on the output of the one before."""
-        for name, layer in self._named():
-            with _located(name):
-                x = layer.initialize(x, context=context)
-        return x
+    def _through(
+        self, layers: Iterable[tuple[int, Bijection]], x: Tensor, how: Pass
+    ) -> tuple[Tensor, Tensor]:
+        how = how.holding(bound_together(self, how.maps))
+        total = zeros(x)
+        for i, layer in layers:
+            x, term = call_part(f"layers.{i}", layer, x, how)
+            total = total + term if how.wants_log_det else total
+        return x, total
 
 
 @final
@@ -99,35 +78,24 @@ class Invert(Bijection):
     """
 
     def __init__(self, bijection: Bijection) -> None:
-        super().__init__()
+        super().__init__(bijection.output_shape, bijection.event_shape)
         self.bijection = bijection
+        self.uses_context = bijection.uses_context
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """The inverse of the inner bijection."""
-        return self.bijection.inverse(x, context=context)
+    def bounds(self) -> Bounds:
+        """Those of the inner bijection, exchanged."""
+        return self.bijection.bounds().swapped()
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """The inner bijection."""
-        return self.bijection.transform(y, context=context)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self.bijection(x, how=how.turned())
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The inverse of the inner bijection and its log-determinant."""
-        return self.bijection.inverse_and_log_det(x, context=context)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self.bijection(y, how=how.turned())
 
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The inner bijection and its log-determinant."""
-        return self.bijection(y, context=context)
-
-    def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """Refuse: data that arrives here is the output of the inner bijection.
-
-        Raises:
-            ValueError: If the inner bijection holds data-dependent parameters that are not set.
-        """
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse to initialize: data that arrives here is the output of the inner bijection."""
+        if not how.initializes:
+            return
         uninitialized = [
             name
             for name, module in self.bijection.named_modules()
@@ -138,7 +106,6 @@ class Invert(Bijection):
                 f"expected every layer inside Invert to be initialized, got {uninitialized} "
                 "without statistics; initialize the inner bijection in its own direction first"
             )
-        return self.transform(x, context=context)
 
 
 @final
@@ -162,7 +129,6 @@ class Multiscale(Bijection):
         shapes: Sequence[tuple[int, int, int]],
         priors: Sequence[Bijection | None] | None = None,
     ) -> None:
-        super().__init__()
         priors = [None] * (len(scales) - 1) if priors is None else priors
         if not scales or len(shapes) != len(scales) or len(priors) != len(scales) - 1:
             raise ValueError(
@@ -171,122 +137,69 @@ class Multiscale(Bijection):
             )
         if any(shape[0] < 2 for shape in shapes[:-1]):
             raise ValueError(f"expected at least two channels before a split, got {shapes}")
+        self._parts = [(c // 2, h, w) for c, h, w in shapes[:-1]] + [shapes[-1]]
+        self._sizes = [c * h * w for c, h, w in self._parts]
+        first = scales[0].event_shape
+        super().__init__((None,) * 3 if first is None else first, (sum(self._sizes),))
         self.scales = nn.ModuleList(scales)
         self.priors = nn.ModuleDict({str(i): p for i, p in enumerate(priors) if p is not None})
         self.shapes = tuple(shapes)
+        self.uses_context = any(scale.uses_context for scale in scales)
 
     def features(
-        self, x: Float[Tensor, "batch c h w"], *, context: Context = None
+        self,
+        x: Float[Tensor, "batch c h w"],
+        *,
+        context: Context = None,
+        using: Settings | None = None,
     ) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
         """The output of every scale, before anything leaves; for classification heads."""
         outputs: list[Tensor] = []
         for i, scale in enumerate(self._scales()):
-            x = scale.transform(x, context=context)
+            x = scale.transform(x, context=context, using=using)
             outputs.append(x)
-            x = self._stay(i, x)
+            x = x if i == len(self.shapes) - 1 else self._split(x)[1]
         return tuple(outputs)
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Image to a flat vector, parts that left first in front."""
         parts: list[Tensor] = []
+        total = zeros(x)
         for i, scale in enumerate(self._scales()):
-            x = scale.transform(x, context=context)
-            x = self._leave(i, x, parts, lambda prior, z, h: prior.transform(z, context=h))
-        return torch.cat(parts, dim=1)
+            x, term = call_part(f"scales.{i}", scale, x, how)
+            total = total + term
+            if i < len(self.shapes) - 1:
+                part, x = self._split(x)
+                part, term = self._standardise(i, part, how.given(x))
+                parts.append(part.flatten(1))
+                total = total + term
+        return torch.cat([*parts, x.flatten(1)], dim=1), total
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Flat vector to image."""
-        parts = self._split(y)
-        x = parts.pop()
+        parts = [
+            piece.reshape(len(y), *shape)
+            for piece, shape in zip(torch.split(y, self._sizes, dim=1), self._parts, strict=True)
+        ]
+        x, total = parts[-1], zeros(y)
         for i, scale in reversed(list(enumerate(self._scales()))):
             if i < len(self.shapes) - 1:
-                prior, part = self._prior(i), parts.pop()
-                part = part if prior is None else prior.inverse(part, context=x)
-                x = torch.cat([part, x], dim=1)
-            x = scale.inverse(x, context=context)
-        return x
-
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Image to a flat vector; log-determinants of scales and priors added up."""
-        parts: list[Tensor] = []
-        terms: list[Tensor] = []
-
-        def standardise(prior: Bijection, z: Tensor, h: Tensor) -> Tensor:
-            """Through a split prior, whose log-determinant is kept."""
-            z, term = prior(z, context=h)
-            terms.append(term)
-            return z
-
-        for i, scale in enumerate(self._scales()):
-            with _located(f"scales.{i}"):
-                x, term = scale(x, context=context)
-            terms.append(term)
-            x = self._leave(i, x, parts, standardise)
-        return torch.cat(parts, dim=1), torch.stack(terms).sum(0)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Flat vector to image; log-determinants of the inverses added up."""
-        parts = self._split(y)
-        x, log_det = parts.pop(), _zeros(y)
-        for i, scale in reversed(list(enumerate(self._scales()))):
-            if i < len(self.shapes) - 1:
-                prior, part = self._prior(i), parts.pop()
-                if prior is not None:
-                    part, term = prior.inverse_and_log_det(part, context=x)
-                    log_det = log_det + term
-                x = torch.cat([part, x], dim=1)
-            with _located(f"scales.{i}"):
-                x, term = scale.inverse_and_log_det(x, context=context)
-            log_det = log_det + term
-        return x, log_det
-
-    def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """Initialize scale after scale, each split prior on the part that leaves."""
-        parts: list[Tensor] = []
-        for i, scale in enumerate(self._scales()):
-            x = scale.initialize(x, context=context)
-            x = self._leave(i, x, parts, lambda prior, z, h: prior.initialize(z, context=h))
-        return torch.cat(parts, dim=1)
+                part, term = self._standardise(i, parts[i], how.given(x))
+                x, total = torch.cat([part, x], dim=1), total + term
+            x, term = call_part(f"scales.{i}", scale, x, how)
+            total = total + term
+        return x, total
 
     def _scales(self) -> list[Bijection]:
         return [cast(Bijection, scale) for scale in self.scales]
 
-    def _prior(self, i: int) -> Bijection | None:
-        return cast(Bijection, self.priors[str(i)]) if str(i) in self.priors else None
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What leaves and what stays."""
+        half = x.shape[1] // 2
+        return x[:, :half], x[:, half:]
 
-    def _stay(self, i: int, x: Tensor) -> Tensor:
-        return x if i == len(self.shapes) - 1 else x[:, x.shape[1] // 2 :]
-
-    def _leave(
-        self,
-        i: int,
-        x: Tensor,
-        parts: list[Tensor],
-        standardise: Callable[[Bijection, Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        """Append what leaves after scale i to `parts`, and return what stays."""
-        if i == len(self.shapes) - 1:
-            parts.append(x.flatten(1))
-            return x
-        stay, part, prior = self._stay(i, x), x[:, : x.shape[1] // 2], self._prior(i)
-        part = part if prior is None else standardise(prior, part, stay)
-        parts.append(part.flatten(1))
-        return stay
-
-    def _split(self, y: Tensor) -> list[Tensor]:
-        """Cut a flat vector into the parts in their image shapes."""
-        shapes = [(c // 2, h, w) for c, h, w in self.shapes[:-1]] + [self.shapes[-1]]
-        sizes = [c * h * w for c, h, w in shapes]
-        if y.ndim != 2 or y.shape[1] != sum(sizes):
-            raise ValueError(f"expected shape (batch, {sum(sizes)}), got {tuple(y.shape)}")
-        pieces = torch.split(y, sizes, dim=1)
-        return [p.reshape(len(y), *s) for p, s in zip(pieces, shapes, strict=True)]
-
-
-def _zeros(x: Tensor) -> Tensor:
-    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    return x.new_zeros(x.shape[0], dtype=dtype)
+    def _standardise(self, i: int, part: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """Through the split prior of scale i, in the direction of the pass."""
+        if str(i) not in self.priors:
+            return part, zeros(part)
+        return call_part(f"priors.{i}", cast(Bijection, self.priors[str(i)]), part, how)

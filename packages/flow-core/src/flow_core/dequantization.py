@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
-from flow_core.bijection import Context
-from flow_core.distributions import Flow
+from flow_core.contexts import Context
+from flow_core.distributions import Flow, honest
+from flow_core.events import per_sample_all
+from flow_core.passes import Pass
+from flow_core.settings import Settings
 from flow_core.statistics import true_on_all_ranks
 
 
@@ -61,7 +64,14 @@ class Dequantized(nn.Module):
 
     if TYPE_CHECKING:
         # nn.Module.__call__ is untyped: without this `model(x)` is Any for users.
-        def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        def __call__(
+            self,
+            x: Tensor,
+            context: Tensor | None = None,
+            *,
+            using: Settings | None = None,
+            how: Pass | None = None,
+        ) -> Tensor:
             """Same as `log_prob_bound`."""
             ...
 
@@ -74,13 +84,27 @@ class Dequantized(nn.Module):
         self.levels = levels
 
     def forward(
-        self, x: Shaped[Tensor, " batch *event"], context: Context = None
+        self,
+        x: Shaped[Tensor, " batch *event"],
+        context: Context = None,
+        *,
+        using: Settings | None = None,
+        how: Pass | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Same as `log_prob_bound`."""
-        return self.log_prob_bound(x, context)
+        """Same as `log_prob_bound`; with `how`, as part of a training objective."""
+        how = Pass(honest(using), context) if how is None else how
+        y, log_noise = self._dequantize(x)
+        units = self.flow.event_shape.numel() * math.log(self.levels)
+        bound = self.flow(y, how=how) - log_noise - units
+        possible = per_sample_all(self._inside(x))
+        return torch.where(possible, bound, -math.inf)
 
     def log_prob_bound(
-        self, x: Shaped[Tensor, " batch *event"], context: Context = None
+        self,
+        x: Shaped[Tensor, " batch *event"],
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Float[Tensor, " batch"]:
         """A lower bound of log P(x) in nats from one draw of the noise.
 
@@ -90,14 +114,15 @@ class Dequantized(nn.Module):
         Raises:
             ValueError: If x is not of an integer dtype.
         """
-        y, log_noise = self._dequantize(x)
-        units = self.flow.event_shape.numel() * math.log(self.levels)
-        bound = self.flow.log_prob(y, context) - log_noise - units
-        possible = self._inside(x).flatten(1).all(1)
-        return torch.where(possible, bound, -math.inf)
+        return self(x, context, using=using)
 
     def importance_bound(
-        self, x: Shaped[Tensor, " batch *event"], samples: int, context: Context = None
+        self,
+        x: Shaped[Tensor, " batch *event"],
+        samples: int,
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Float[Tensor, " batch"]:
         """A tighter lower bound of log P(x): log of the mean over `samples` draws.
 
@@ -109,18 +134,26 @@ class Dequantized(nn.Module):
         """
         if samples < 1:
             raise ValueError(f"expected at least one sample, got {samples}")
-        draws = torch.stack([self.log_prob_bound(x, context) for _ in range(samples)])
+        draws = torch.stack([self(x, context, using=using) for _ in range(samples)])
         return draws.logsumexp(0) - math.log(samples)
 
     def sample(
-        self, shape: Sequence[int] = (), context: Context = None
+        self,
+        shape: Sequence[int] = (),
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Integer[Tensor, "*leading"]:
         """Draw integers: the bin that a draw of the flow falls into, the nearest if in none."""
-        y = self.flow.sample(shape, context)
+        y = self.flow.sample(shape, context, using=using)
         return (y * self.levels).floor().clamp(0, self.levels - 1).long()
 
     def initialize(
-        self, x: Shaped[Tensor, " batch *event"], *, context: Context = None
+        self,
+        x: Shaped[Tensor, " batch *event"],
+        *,
+        context: Context = None,
+        using: Settings | None = None,
     ) -> Float[Tensor, " batch *latent"]:
         """Set data-dependent parameters from a batch of integers, and return z.
 
@@ -136,7 +169,7 @@ class Dequantized(nn.Module):
                 "number of different values"
             )
         y, _ = self._dequantize(x)
-        return self.flow.initialize(y, context=context)
+        return self.flow.initialize(y, context=context, using=using)
 
     def _inside(self, x: Tensor) -> Tensor:
         wide = x.long()  # 256 is no uint8

@@ -9,8 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from flow_core.base import Base
-from flow_core.bijection import Bijection, Context
+from flow_core.base import BaseDistribution
+from flow_core.bijection import Bijection
+from flow_core.contexts import Context
+from flow_core.passes import Pass
+from flow_core.settings import DEFAULT_SETTINGS, Settings
 
 
 @final
@@ -20,7 +23,8 @@ class Flow(nn.Module):
     log p(x) = log p_base(z) + log|det ∂z/∂x|. Shapes are those of torch.distributions: x may have
     any number of leading dimensions in front of the event shape; a context of shape
     `(batch, ...)` gives a batch of distributions, and x broadcasts against it. `forward` is
-    `log_prob`, which is what DDP, hooks and compile see.
+    `log_prob`, which is what DDP, hooks and compile see. `using` chooses what a call does its work
+    with.
 
     Args:
         base: Distribution of z.
@@ -30,12 +34,22 @@ class Flow(nn.Module):
 
     if TYPE_CHECKING:
         # nn.Module.__call__ is untyped: without this `flow(x)` is Any for users.
-        def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        def __call__(
+            self,
+            x: Tensor,
+            context: Tensor | None = None,
+            *,
+            using: Settings | None = None,
+            how: Pass | None = None,
+        ) -> Tensor:
             """Same as `log_prob`."""
             ...
 
     def __init__(
-        self, base: Base, bijection: Bijection, event_shape: Sequence[int] | None = None
+        self,
+        base: BaseDistribution,
+        bijection: Bijection,
+        event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = base.event_shape if event_shape is None else torch.Size(event_shape)
@@ -48,67 +62,93 @@ class Flow(nn.Module):
         self.bijection = bijection
 
     def forward(
-        self, x: Float[Tensor, "*leading"], context: Context = None
+        self,
+        x: Float[Tensor, "*leading"],
+        context: Context = None,
+        *,
+        using: Settings | None = None,
+        how: Pass | None = None,
     ) -> Float[Tensor, "*lead"]:
-        """Same as `log_prob`."""
-        return self.log_prob(x, context)
+        """Same as `log_prob`; with `how`, as part of a training objective."""
+        how = Pass(honest(using), context) if how is None else how
+        lead, x, context = self._fold(x, how.context)
+        z, log_det = self.bijection(x, how=how.given(context))
+        return (self.base.log_prob(z) + log_det).reshape(lead)
 
     def log_prob(
-        self, x: Float[Tensor, "*leading"], context: Context = None
+        self,
+        x: Float[Tensor, "*leading"],
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Float[Tensor, "*lead"]:
         """Log-density of x in nats, of shape sample shape + batch shape.
 
         Raises:
-            ValueError: If x does not end in the event shape.
+            ValueError: If x does not end in the event shape, the context is not one that the
+                bijection uses, or the settings ask for a surrogate.
         """
-        lead, x, context = self._fold(x, context)
-        z, log_det = self.bijection(x, context=context)
-        return (self.base.log_prob(z) + log_det).reshape(lead)
+        return self(x, context, using=using)
 
     def sample(
-        self, shape: Sequence[int] = (), context: Context = None
+        self,
+        shape: Sequence[int] = (),
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Float[Tensor, "*leading"]:
         """Draw x of shape `shape` + batch shape + event shape, without a graph."""
         with torch.no_grad():
-            return self.rsample(shape, context)
+            return self.rsample(shape, context, using=using)
 
     def rsample(
-        self, shape: Sequence[int] = (), context: Context = None
+        self,
+        shape: Sequence[int] = (),
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> Float[Tensor, "*leading"]:
         """Draw x with gradients to the parameters and the context."""
         lead, z, context = self._draw(shape, context)
-        x = self.bijection.inverse(z, context=context)
+        x = self.bijection.inverse(z, context=context, using=honest(using))
         return x.reshape(*lead, *self.event_shape)
 
     def rsample_and_log_prob(
-        self, shape: Sequence[int] = (), context: Context = None
+        self,
+        shape: Sequence[int] = (),
+        context: Context = None,
+        *,
+        using: Settings | None = None,
     ) -> tuple[Float[Tensor, "*leading"], Float[Tensor, "*lead"]]:
         """Draw x and its log-density from one pass: log p(x) = log p_base(z) − log|det ∂x/∂z|."""
         lead, z, context = self._draw(shape, context)
-        x, log_det = self.bijection.inverse_and_log_det(z, context=context)
+        x, log_det = self.bijection.inverse_and_log_det(z, context=context, using=honest(using))
         log_prob = self.base.log_prob(z) - log_det
         return x.reshape(*lead, *self.event_shape), log_prob.reshape(lead)
 
-    def condition(self, context: Context = None) -> "Conditioned":
+    def condition(self, context: Context = None, *, using: Settings | None = None) -> "Conditioned":
         """The distribution given a context, as a torch.distributions object."""
-        return Conditioned(self, context)
+        return Conditioned(self, context, using)
 
-    def initialize(self, x: Float[Tensor, "*leading"], *, context: Context = None) -> Tensor:
+    def initialize(
+        self,
+        x: Float[Tensor, "*leading"],
+        *,
+        context: Context = None,
+        using: Settings | None = None,
+    ) -> Tensor:
         """Set data-dependent parameters from a batch of x, and return z."""
         _, x, context = self._fold(x, context)
-        return self.bijection.initialize(x, context=context)
+        return self.bijection.initialize(x, context=context, using=using)
 
     def _fold(self, x: Tensor, context: Context) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
         """Fold sample and batch shape into one batch dimension, broadcast x and the context."""
         cut = x.ndim - len(self.event_shape)
         if cut < 0 or x.shape[cut:] != self.event_shape:
             raise ValueError(
-                f"expected a shape ending in {tuple(self.event_shape)}, got {tuple(x.shape)}"
+                f"Flow: expected a shape ending in {tuple(self.event_shape)}, got {tuple(x.shape)}"
             )
-        # torch declares this function without types.
-        lead = tuple(
-            torch.broadcast_shapes(x.shape[:cut], _batch_shape(context))  # type: ignore[no-untyped-call]
-        )
+        lead = _broadcast(x.shape[:cut], _batch_shape(context))
         x = x.expand(*lead, *self.event_shape).reshape(math.prod(lead), *self.event_shape)
         return lead, x, _spread(context, lead)
 
@@ -121,13 +161,14 @@ class Flow(nn.Module):
 
 @final
 class Conditioned(Distribution):
-    """A flow given its context, for code that expects torch.distributions."""
+    """A flow given its context and settings, for code that expects torch.distributions."""
 
     has_rsample = True
 
-    def __init__(self, flow: Flow, context: Context) -> None:
+    def __init__(self, flow: Flow, context: Context, using: Settings | None = None) -> None:
         self.flow = flow
         self.context = context
+        self.using = using
         super().__init__(torch.Size(_batch_shape(context)), flow.event_shape, validate_args=False)
 
     @property
@@ -145,23 +186,53 @@ class Conditioned(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, of shape sample shape + batch shape."""
-        return self.flow.log_prob(value, self.context)
+        return self.flow.log_prob(value, self.context, using=self.using)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw with gradients."""
-        return self.flow.rsample(sample_shape, self.context)
+        return self.flow.rsample(sample_shape, self.context, using=self.using)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw without a graph."""
-        return self.flow.sample(sample_shape, self.context)
+        return self.flow.sample(sample_shape, self.context, using=self.using)
 
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Draw with log-densities, from one pass."""
-        return self.flow.rsample_and_log_prob(sample_shape, self.context)
+        return self.flow.rsample_and_log_prob(sample_shape, self.context, using=self.using)
+
+
+def honest(using: Settings | None) -> Settings:
+    """The settings, unless they would make a log-density of what is none.
+
+    Raises:
+        ValueError: If they ask for a surrogate.
+    """
+    settings = DEFAULT_SETTINGS if using is None else using
+    if settings.mode == "surrogate":
+        raise ValueError(
+            "expected settings for log-densities, got the surrogate mode, which has none; call a "
+            "TrainingSurrogate"
+        )
+    return settings
+
+
+def _broadcast(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
+    try:
+        # torch declares this function without types.
+        return tuple(torch.broadcast_shapes(shape, other))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ValueError(
+            f"Flow: expected leading dimensions of x that fit {other[0]} contexts, got "
+            f"{tuple(shape)}"
+        ) from None
 
 
 def _batch_shape(context: Context) -> tuple[int, ...]:
-    return () if context is None else (context.shape[0],)
+    if context is None:
+        return ()
+    if context.ndim == 0:
+        raise ValueError("Flow: expected a context with the batch first, got a number")
+    return (context.shape[0],)
 
 
 def _spread(context: Context, lead: tuple[int, ...]) -> Tensor | None:

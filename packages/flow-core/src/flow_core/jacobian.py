@@ -1,16 +1,19 @@
 """Dense Jacobians of bijections."""
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
 
 import torch
 from flow_solvers import without_autocast
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
-
-Direction = Literal["transform", "inverse"]
+from flow_core.bijection import Bijection
+from flow_core.contexts import Context
+from flow_core.passes import Direction
+from flow_core.settings import Settings
 
 
 def jacobian(
@@ -20,6 +23,7 @@ def jacobian(
     direction: Direction = "transform",
     context: Context = None,
     chunk: int | None = None,
+    using: Settings | None = None,
 ) -> Float[Tensor, "batch dim dim2"]:
     """∂output/∂input of every sample as a matrix, outputs in rows, both flattened.
 
@@ -32,6 +36,7 @@ def jacobian(
         direction: Which of the two maps.
         context: First dimension the batch.
         chunk: Rows per pass; all of them by default. Memory grows with it.
+        using: What the calls do their work with.
 
     Raises:
         ValueError: If `chunk` is not positive, or the direction is neither of the two.
@@ -40,26 +45,28 @@ def jacobian(
         raise ValueError(f'expected direction "transform" or "inverse", got {direction!r}')
     if chunk is not None and chunk < 1:
         raise ValueError(f"expected a positive chunk or None, got {chunk}")
+    asked = bijection.transform if direction == "transform" else bijection.inverse
+    method = partial(asked, using=using)
     dim = math.prod(x.shape[1:])
     rows = torch.split(torch.arange(dim, device=x.device), chunk or max(dim, 1))
     # Backward passes run in here: in half precision they would round what the solvers solve.
     with torch.inference_mode(mode=False), without_autocast(x), torch.enable_grad():
-        parts = [_rows(bijection, x, direction, context, part) for part in rows]
+        parts = [_rows(method, x, context, part) for part in rows]
     return torch.cat(parts, dim=1)
 
 
 def _rows(
-    bijection: Bijection, x: Tensor, direction: Direction, context: Context, rows: Tensor
-) -> Tensor:
+    method: Callable[..., Tensor], x: Tensor, context: Context, rows: Tensor
+) -> Float[Tensor, "batch rows dim"]:
     """The given rows of the Jacobian, shape (batch, rows, dim)."""
     count = rows.numel()
     repeated = x.detach().repeat_interleave(count, 0).requires_grad_()
     if context is not None:
         context = context.detach().repeat_interleave(count, 0)
-    method = bijection.transform if direction == "transform" else bijection.inverse
     output = method(repeated, context=context)
-    cotangent = torch.zeros_like(output).flatten(1)
+    dim = math.prod(x.shape[1:])
+    cotangent = output.new_zeros(len(output), dim)
     position = rows.repeat(x.shape[0])
     cotangent.scatter_(1, position[:, None], 1.0)
     (grad,) = torch.autograd.grad(output, repeated, cotangent.view_as(output))
-    return grad.reshape(x.shape[0], count, math.prod(x.shape[1:]))
+    return grad.reshape(x.shape[0], count, dim)

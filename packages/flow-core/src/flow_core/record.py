@@ -4,7 +4,7 @@ Nothing is stored in modules and nothing is synchronised until a report is read.
 """
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -112,9 +112,17 @@ class Report:
 _OPEN: ContextVar[tuple[Report, ...]] = ContextVar("flow_core.record", default=())
 
 
+def open_reports() -> tuple[Report, ...]:
+    """The reports that are open now; the outermost call of a pass asks once."""
+    return _OPEN.get()
+
+
 @contextmanager
 def record(model: nn.Module | None = None, *, defer: bool = False) -> Generator[Report]:
     """Collect solver effort and log-determinant errors of every block used inside.
+
+    What is computed again in a backward pass, for checkpoints, is not told again, and compiled code
+    tells nothing.
 
     Args:
         model: Gives the blocks their module names; without it they are numbered as they appear.
@@ -131,24 +139,27 @@ def record(model: nn.Module | None = None, *, defer: bool = False) -> Generator[
         _OPEN.reset(token)
 
 
-def post_solution(block: nn.Module, solution: Solution) -> None:
-    """Add a solve of `block` to every open report."""
-    for report in _OPEN.get():
+def post_solution(reports: Sequence[Report], block: nn.Module, solution: Solution) -> None:
+    """Add a solve of `block` to reports."""
+    for report in _told(reports):
         report.solutions[report.name_of(block)].append(_detached(solution))
 
 
-def derivative_listener(block: nn.Module, *, raises: bool) -> DerivativeListener | None:
-    """What posts derivatives of a solve to the reports that are open now, in any thread.
+def derivative_listener(
+    reports: Sequence[Report], block: nn.Module, *, raises: bool
+) -> DerivativeListener | None:
+    """What posts derivatives of a solve to reports, in any thread.
 
     Args:
+        reports: Those that are told.
         block: Whose solve it is.
         raises: Whether failures are raised if no report defers them.
     """
-    reports = _OPEN.get()
     if not reports:
         return None
 
     def listen(solution: LinearSolution) -> bool:
+        """Tell the reports, and say whether the failures are dealt with."""
         figures = replace(solution, value=solution.value.new_empty(len(solution.value), 0))
         deferring = [report for report in reports if report.defers]
         for report in reports:
@@ -160,24 +171,34 @@ def derivative_listener(block: nn.Module, *, raises: bool) -> DerivativeListener
     return listen
 
 
-def post_log_det(block: nn.Module, log_det: LogDet) -> None:
-    """Add a log-determinant of `block` to every open report."""
-    for report in _OPEN.get():
+def post_log_det(reports: Sequence[Report], block: nn.Module, log_det: LogDet) -> None:
+    """Add a log-determinant of `block` to reports."""
+    for report in _told(reports):
         error = log_det.standard_error
         entry = (None if error is None else error.detach(), log_det.products)
         report.log_dets[report.name_of(block)].append(entry)
 
 
-def post_growth(layer: nn.Module, x: Tensor, z: Tensor) -> None:
-    """Add the growth from x to z in `layer` to every open report."""
-    reports = _OPEN.get()
-    if not reports or not x.numel():
+def post_growth(reports: Sequence[Report], layer: nn.Module, x: Tensor, z: Tensor) -> None:
+    """Add the growth from x to z in `layer` to reports."""
+    told = _told(reports) if x.numel() else ()
+    if not told:
         return
     before, after = (t.detach().flatten(1).abs().amax(1) for t in (x, z))
     # A sample of zeros stays one, and has not grown.
     growth = (after / before.clamp(min=torch.finfo(x.dtype).tiny)).max()
-    for report in reports:
+    for report in told:
         report.growths[report.name_of(layer)].append(growth)
+
+
+def _told(reports: Sequence[Report]) -> Sequence[Report]:
+    """None of them inside a backward pass, which only computes again what was told before."""
+    return () if reports and _in_backward() else reports
+
+
+def _in_backward() -> bool:
+    # No public name; torch.utils.checkpoint asks the same way.
+    return torch._C._current_graph_task_id() != -1  # pyright: ignore[reportPrivateUsage]
 
 
 def _detached(solution: Solution) -> Solution:

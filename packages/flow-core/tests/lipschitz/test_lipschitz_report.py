@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from flow_core.lipschitz import (
+    Certified,
     LipschitzConv2d,
     LipschitzLayer,
     LipschitzLinear,
+    certified_maps,
     lipschitz_certificate,
     repair_lipschitz,
     update_lipschitz,
@@ -15,7 +17,7 @@ from flow_core.lipschitz import (
 from torch import Tensor, nn
 
 
-class Net(nn.Module):
+class Net(Certified):
     """Two layers with a bound that is their product."""
 
     def __init__(self, gain: float = 1.0) -> None:
@@ -60,6 +62,28 @@ def test_maps_are_named_once_and_layers_inside_are_not() -> None:
     assert list(bounds) == ["0.net", "3.net", "4"]
     assert bounds["0.net"] == shared.certificate()
     assert lipschitz_certificate(shared) == {"": shared.certificate()}
+
+
+class Notary(nn.Module):
+    """Certifies something else, and has a map inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def certificate(self) -> str:
+        return "signed"
+
+
+def test_a_module_that_only_has_a_method_of_that_name_is_not_listed() -> None:
+    model = nn.Sequential(Notary())
+    assert list(certified_maps(model)) == ["0.net"]
+    assert certified_maps(nn.Module()) == {}
+
+
+def test_a_certified_module_must_have_a_certificate() -> None:
+    with pytest.raises(TypeError, match="abstract method"):
+        type("Empty", (Certified,), {})()
 
 
 def test_an_estimate_that_is_low_is_found_out() -> None:
@@ -113,7 +137,7 @@ def test_repair_survives_further_spectral_updates() -> None:
     assert net.certificate() < 1.0
 
 
-class Hopeless(nn.Module):
+class Hopeless(Certified):
     def certificate(self) -> float:
         return 2.0
 

@@ -1,9 +1,7 @@
 """What autograd Functions need to know of torch, and torch has no public name for."""
 
 import inspect
-from collections.abc import Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from operator import attrgetter
+from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
@@ -36,34 +34,6 @@ def is_transformed() -> bool:
 
 # What torch.compiler.assume_constant_result does, without the seconds that importing Dynamo takes.
 is_transformed.__dict__["_dynamo_marked_constant"] = True
-
-
-def without_autocast(like: Tensor) -> AbstractContextManager[object]:
-    """Keep the precision of the tensors whatever the state of autocast, cuDNN and cuBLAS."""
-    kind = like.device.type
-    rounds = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    autocast = torch.autocast(kind, enabled=False) if rounds else nullcontext()
-    if not like.is_cuda or torch.compiler.is_compiling():
-        return autocast
-    both = ExitStack()
-    both.enter_context(autocast)
-    both.enter_context(exact_float32())
-    return both
-
-
-@contextmanager
-def exact_float32() -> Generator[None]:
-    """Let cuDNN and cuBLAS compute float32 as float32, where they may round to tf32's ten bits."""
-    # Attributes that type checkers do not see: the modules replace themselves when imported.
-    settings = [attrgetter(name)(torch.backends) for name in ("cudnn.conv", "cuda.matmul")]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in zip(settings, before, strict=True):
-            setting.fp32_precision = precision
 
 
 def is_plain_cpu(*tensors: Tensor) -> bool:

@@ -7,6 +7,7 @@ derivative is the one from the left.
 """
 
 import torch
+from flow_solvers.precision import widen
 from jaxtyping import Float
 from torch import Tensor
 
@@ -51,14 +52,10 @@ def _derivative(x: Tensor, t: Tensor, decay: Tensor, order: int) -> Tensor:
     return torch.where(x > 0, 1.0 if order == 1 else 0.0, below)
 
 
-def widen(x: Tensor) -> Tensor:
-    """Half precision to float32: the cubics overflow in float16 and lose digits in bfloat16."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _single(x: Tensor, order: int) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"expected a floating point tensor, got {x.dtype}; convert it first")
+    # The cubics overflow in float16 and lose digits in bfloat16.
     (y,) = pila_derivatives(widen(x), order, 1)
     return y.to(x.dtype)
 

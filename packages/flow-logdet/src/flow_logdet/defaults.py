@@ -7,6 +7,9 @@ from flow_logdet.probes import Diluted
 
 EXACT_TRAINING = 16
 EXACT_EVALUATION = 64
+_EXACT = Exact()
+_TRAINING = Krylov(steps=8, tolerance=1e-3)
+_EVALUATION = Krylov(steps=10, probe=Diluted(), probes=2, tolerance=1e-5, control_variate=False)
 
 
 def default_estimator(dim: int, training: bool) -> Estimator:
@@ -22,7 +25,5 @@ def default_estimator(dim: int, training: bool) -> Estimator:
         training: Whether gradients are wanted often and cheap rather than values precise.
     """
     if dim <= (EXACT_TRAINING if training else EXACT_EVALUATION):
-        return Exact()
-    if training:
-        return Krylov(steps=8, tolerance=1e-3)
-    return Krylov(steps=10, probe=Diluted(), probes=2, tolerance=1e-5, control_variate=False)
+        return _EXACT
+    return _TRAINING if training else _EVALUATION

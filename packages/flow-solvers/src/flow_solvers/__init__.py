@@ -4,6 +4,7 @@ from flow_solvers import krylov
 from flow_solvers.adjoint import default_adjoint, solve_adjoint, solve_tangent
 from flow_solvers.anderson import Anderson
 from flow_solvers.broyden import Broyden
+from flow_solvers.compiled import CompiledFunction, CompiledMap
 from flow_solvers.defaults import default_solver
 from flow_solvers.direct import Direct
 from flow_solvers.fallback import Fallback
@@ -15,18 +16,14 @@ from flow_solvers.implicit import (
     derivative_error,
     require_on_failure,
 )
+from flow_solvers.iteration import Method, iterate
+from flow_solvers.jacobian import JacobianLinearization
 from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
-from flow_solvers.maps import (
-    BoundMap,
-    FusedMap,
-    Index,
-    Linearization,
-    PureFunction,
-    PureMap,
-)
+from flow_solvers.maps import BoundMap, Index, Linearization
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
-from flow_solvers.precision import without_autocast
+from flow_solvers.precision import widen, without_autocast
+from flow_solvers.pull_back import pull_back
 from flow_solvers.resolvent import fixed_point, resolvent
 from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status
@@ -41,22 +38,23 @@ __all__ = [
     "AutogradLinearization",
     "BoundMap",
     "Broyden",
+    "CompiledFunction",
+    "CompiledMap",
     "DerivativeListener",
     "Direct",
     "Fallback",
     "FunctionMap",
-    "FusedMap",
     "Gmres",
     "Index",
+    "JacobianLinearization",
     "LinearSolution",
     "Linearization",
     "MapFunction",
+    "Method",
     "Newton",
     "OnFailure",
     "Operator",
     "Picard",
-    "PureFunction",
-    "PureMap",
     "Solution",
     "Solver",
     "SolverError",
@@ -68,10 +66,13 @@ __all__ = [
     "derivative_error",
     "fixed_point",
     "gmres",
+    "iterate",
     "krylov",
+    "pull_back",
     "require_on_failure",
     "resolvent",
     "solve_adjoint",
     "solve_tangent",
+    "widen",
     "without_autocast",
 ]

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow_solvers import samples
 from flow_solvers.krylov.process import unit
 from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
-from flow_solvers.shifted import solve_shifted
+from flow_solvers.shifted import solve_refined
 from flow_solvers.solution import Status
 
 
 @dataclass(frozen=True)
 class Direct:
-    """Form the matrix by `dim` products and solve, with one refinement where it is needed.
+    """Form the matrix by `dim` products, factorise it, and refine the solution once.
 
     Attributes:
         rtol: |g - A v| ≤ rtol·|g| for every sample; None: 1e-6 in float32, 1e-10 in float64.
@@ -31,43 +31,18 @@ class Direct:
             return _nothing(rhs)
         shift = operator.shift()
         rtol = relative_tolerance(self.rtol, rhs)
-        value = solve_shifted(shift, direction)
-        residual = _residual(shift, value, direction)
-        relative = samples.norm(residual)
+        value, relative = solve_refined(shift, direction)
         accepted = relative <= rtol
         if not bool(accepted.all()):
-            value, relative = _refine(shift, value, residual, relative, direction)
             size = torch.linalg.matrix_norm(shift) + 1
             accepted = relative <= rounding_floor(size * samples.norm(value), rtol)
         return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
 
 
-def _residual(
-    shift: Float[Tensor, " batch dim dim"],
-    value: Float[Tensor, " batch dim"],
-    rhs: Float[Tensor, " batch dim"],
-) -> Float[Tensor, " batch dim"]:
-    image = torch.baddbmm(value.unsqueeze(2), shift, value.unsqueeze(2)).squeeze(2)
-    return rhs - image
-
-
-def _refine(
-    shift: Float[Tensor, " batch dim dim"],
-    value: Float[Tensor, " batch dim"],
-    residual: Float[Tensor, " batch dim"],
-    relative: Float[Tensor, " batch"],
-    rhs: Float[Tensor, " batch dim"],
-) -> tuple[Float[Tensor, " batch dim"], Float[Tensor, " batch"]]:
-    refined = value + solve_shifted(shift, residual)
-    measured = samples.norm(_residual(shift, refined, rhs))
-    better = measured < relative
-    return torch.where(better.unsqueeze(1), refined, value), torch.where(better, measured, relative)
-
-
 def _solution(
     value: Float[Tensor, " batch dim"],
     relative: Float[Tensor, " batch"],
-    accepted: torch.Tensor,
+    accepted: Bool[Tensor, " batch"],
     scale: Float[Tensor, " batch"],
     rhs: Float[Tensor, " batch *shape"],
 ) -> LinearSolution:

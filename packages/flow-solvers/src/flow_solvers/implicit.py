@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_solvers.descent import pull_root
+from flow_solvers.compiled import run
 from flow_solvers.direct import Direct
+from flow_solvers.jacobian import JacobianLinearization
 from flow_solvers.linear import (
     Adjoint,
     AdjointSolver,
@@ -21,8 +22,10 @@ from flow_solvers.linear import (
     Tangent,
     relative_tolerance,
 )
-from flow_solvers.maps import BoundMap, Linearization, fused
+from flow_solvers.maps import BoundMap, Linearization
 from flow_solvers.precision import without_autocast
+from flow_solvers.pull_back import gradients, pull_back_to
+from flow_solvers.root import Demand, pull_root
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
@@ -84,9 +87,7 @@ def solve_implicit(
     assert slot.solution is not None
     linearization = None
     if jacobian is not None:
-        whole = fused(problem.at(tensors), value)
-        assert whole is not None
-        linearization = whole.linearization(value, x - value, jacobian)
+        linearization = JacobianLinearization(problem.at(tensors), value, x - value, jacobian)
     return replace(slot.solution, value=value, linearization=linearization)
 
 
@@ -105,16 +106,16 @@ class _Root(torch.autograd.Function):
         # context keeps must not be an output, which would keep the context.
         value = solution.value
         value = value.clone() if value is slot.start else value.detach()
-        if known is None or fused(problem.bound, x) is None:
+        if not isinstance(known, JacobianLinearization):
             return value, None
-        return value, known.jacobian().detach()
+        return value, known.matrix.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         problem, slot, _, *tensors = inputs
         value, jacobian = output
         ctx.problem = problem
-        ctx.known = slot.solution.linearization if jacobian is None else None
+        ctx.known = slot.solution.linearization
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(value, jacobian, *tensors)
 
@@ -168,28 +169,30 @@ class _Point:
     def _at_once(
         self, along: Tensor, along_jacobian: Tensor | None
     ) -> tuple[Tensor, list[Tensor | None]] | None:
-        """First derivatives as one function of a fused map, if every system is solved."""
-        adjoint, jacobian = self.problem.adjoint, self.jacobian
-        if jacobian is None or not isinstance(adjoint, Direct) or not any(self.needed):
+        """First derivatives as one function, if every system is solved."""
+        problem, jacobian = self.problem, self.jacobian
+        if jacobian is None or not isinstance(problem.adjoint, Direct):
             return None
-        bound = fused(self.problem.at(self.tensors), self.value)
-        assert bound is not None
-        rtol = relative_tolerance(adjoint.rtol, along)
-        cotangents = (along, along_jacobian)
-        results = bound.run(pull_root, self.value, jacobian.detach(), cotangents, rtol)
-        solved, failures, *grads = results
+        bound, cotangents = problem.at(self.tensors), (along, along_jacobian)
+        rtol = relative_tolerance(problem.adjoint.rtol, self.value)
+        demand = Demand(tuple(self.needed), rtol)
+        results = run(pull_root, bound, self.value, jacobian.detach(), cotangents, demand)
+        failures, solved, *grads = results
         if bool(failures):
             return None
-        return solved, [g if n else None for g, n in zip(grads, self.needed, strict=True)]
+        found = iter(grads)
+        return solved, [next(found) if n else None for n in self.needed]
 
     def _pull_jacobian(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Gradients of ⟨J, along⟩ by the point and by the tensors."""
-        inputs, needed = (self.value, *self.tensors), (True, *self.needed)
-        again = torch.is_grad_enabled()
-        with torch.enable_grad():
-            point, *tensors = _aliases(inputs) if again else _leaves(inputs, needed)
+        wanted = (True, *self.needed)
+        if torch.is_grad_enabled():
+            point, *tensors = _aliases((self.value, *self.tensors))
             matrix = self.problem.at(tensors).linearize(point).jacobian()
-        by_point, *grads = _pull_back(matrix, [point, *tensors], needed, along)
+            by_point, *grads = gradients([matrix], [point, *tensors], wanted, [along])
+        else:
+            bound = self.problem.at(self.tensors)
+            by_point, *grads = pull_back_to(bound, self.value, (None, along), wanted)
         assert by_point is not None
         return by_point, grads
 
@@ -205,7 +208,7 @@ class _Point:
             else:
                 image = bound(point) if any(self.needed) else point
         solved = _solve(self.problem, Adjoint(linearization), along)
-        return solved, _pull_back(image, leaves, self.needed, -solved)
+        return solved, gradients([image], leaves, self.needed, [-solved])
 
     def _graphed(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """First derivatives that can be differentiated again."""
@@ -213,7 +216,7 @@ class _Point:
         solved = _solve_differentiably(problem, Adjoint, value, along, self.tensors)
         aliases = _aliases(self.tensors)
         image = problem.at(aliases)(value) if any(self.needed) else value
-        return solved, _pull_back(image, aliases, self.needed, -solved)
+        return solved, gradients([image], aliases, self.needed, [-solved])
 
 
 class _LinearSolve(torch.autograd.Function):
@@ -262,7 +265,7 @@ def _curvature(
     with torch.enable_grad():
         point, *tensors = _aliases(inputs) if again else _leaves(inputs, needed)
         product = problem.at(tensors).linearize(point).jvp(right)
-    return _pull_back(product, [point, *tensors], needed, -left)
+    return gradients([product], [point, *tensors], needed, [-left])
 
 
 def _solve_differentiably(
@@ -304,24 +307,3 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first + second
-
-
-def _pull_back(
-    output: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], cotangent: Tensor
-) -> list[Tensor | None]:
-    """Gradients by the inputs that need one; zero where the output does not depend on them."""
-    wanted = [t for t, n in zip(inputs, needed, strict=True) if n]
-    if not wanted:
-        return [None] * len(needed)
-    if not output.requires_grad:
-        return [torch.zeros_like(t) if n else None for t, n in zip(inputs, needed, strict=True)]
-    found = iter(
-        torch.autograd.grad(
-            output,
-            wanted,
-            cotangent,
-            create_graph=torch.is_grad_enabled(),
-            materialize_grads=True,
-        )
-    )
-    return [next(found) if n else None for n in needed]

@@ -4,17 +4,16 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.ledger import Counts, Flags, Ledger, Numbers, every
 from flow_solvers.maps import BoundMap, Index, Linearization
-from flow_solvers.solution import Solution, Status
-from flow_solvers.tolerance import Tolerance
-
-# Reading a flag waits for everything that a CUDA device has queued.
-_CALLS_PER_SYNC_CUDA = 3
+from flow_solvers.solution import Solution
+from flow_solvers.tolerance import Tolerance, require_same_shape
 
 
 class Method(ABC):
@@ -23,10 +22,14 @@ class Method(ABC):
     Attributes:
         growth: A sample whose residual exceeds `growth` times its best one is taken back to its
             best iterate; what the bad step taught is kept, so that the next one is another.
+        coast: From its start on a sample makes plain Picard steps as long as this many more,
+            contracting like the last one, will solve it: they cost nothing to find, and nobody
+            has to look at each.
         linearization: Of G at the last point, for methods that have it.
     """
 
     growth: float = math.inf
+    coast: int = 0
     linearization: Linearization | None = None
 
     def evaluate(
@@ -62,34 +65,19 @@ class Method(ABC):
 
 
 @dataclass
-class _Best:
-    """The best iterate of every sample that is still in the batch."""
-
-    value: Float[Tensor, " batch *shape"]
-    residual: Float[Tensor, " batch *shape"]
-    norm: Float[Tensor, " batch"]
-    solved: Bool[Tensor, " batch"]
-
-    def select(self, index: Index) -> "_Best":
-        """The best iterates of a subset of the batch."""
-        return _Best(self.value[index], self.residual[index], self.norm[index], self.solved[index])
-
-
-@dataclass
 class _Outcome:
     """What is known of the samples of the whole batch."""
 
     value: Float[Tensor, " batch *shape"]
-    norm: Float[Tensor, " batch"]
-    status: Int[Tensor, " batch"]
-    evaluations: Int[Tensor, " batch"]
+    norm: Numbers
+    status: Counts
+    evaluations: Counts
 
-    def store(self, rows: Index, part: "_Outcome") -> None:
+    def store(self, rows: Counts, part: "_Outcome") -> None:
         """Put the outcome of some samples in their places."""
-        self.value.index_copy_(0, rows, part.value)
-        self.norm.index_copy_(0, rows, part.norm)
-        self.status.index_copy_(0, rows, part.status)
-        self.evaluations.index_copy_(0, rows, part.evaluations)
+        self.value.index_copy_(0, _on(rows, self.value), part.value)
+        self.norm[rows], self.status[rows] = part.norm, part.status
+        self.evaluations[rows] = part.evaluations
 
 
 class _Iteration:
@@ -105,148 +93,147 @@ class _Iteration:
         tolerance: Tolerance,
         patience: int,
     ) -> None:
-        self.method = method
-        self.bound = bound
-        self.x = x
-        self.w = self.start = start
+        self.method, self.bound, self.x = method, bound, x
+        self.w = self.start = self.best = start
+        self.residual = self.best_residual = x
+        self.rtol, self.floor = tolerance.relative(x.dtype), tolerance.floor(x)
         self.patience = patience
-        self.rtol = tolerance.relative(x.dtype)
-        # The smallest normal number lets an exact zero pass a strict comparison, and a strict
-        # comparison keeps out infinities and NaN.
-        floor = tolerance.atol * math.sqrt(samples.flat(x).shape[1]) + torch.finfo(x.dtype).tiny
-        self.threshold = samples.norm(x).mul_(self.rtol).add_(floor)
-        unseen = torch.full_like(self.threshold, math.inf)
-        self.best = _Best(start, x, unseen, torch.zeros_like(unseen, dtype=torch.bool))
-        self.stale: Int[Tensor, " batch"] | None = None
-        self.reset: Bool[Tensor, " batch"] | None = None
-        self.seen = self.best
-        self.done = self.best.solved
-        self.finished = 0
-        self.waiting: list[Bool[Tensor, " batch"]] = []
-        self.evaluations = torch.ones_like(unseen, dtype=torch.int64)
-        self.rows: Index | None = None
+        self.ledger: Ledger | None = None
+        self.rows: Counts | None = None
         self.outcome: _Outcome | None = None
-        self.every = _CALLS_PER_SYNC_CUDA if x.is_cuda else 1
 
     def run(self, budget: int) -> Solution:
         """Evaluate until every sample is solved or given up."""
-        calls = 0
-        while True:
-            calls += 1
-            self._evaluate(read=self.every == 1 or calls % self.every == 0)
-            if self.finished == self.done.numel() or calls >= budget:
-                return self._solution(calls)
-            self._compact()
-            self._move()
+        calls = 1
+        ledger = self._evaluate(1)
+        while calls < budget and not every(ledger.done):
+            self._compact(ledger)
+            self._move(ledger)
+            unseen = min(ledger.unseen, budget - calls - 1)
+            for _ in range(unseen):
+                self.w = self.x - self.method.evaluate(self.bound, self.w)
+            calls += unseen + 1
+            self._evaluate(unseen + 1)
+        return self._solution(ledger, calls)
 
-    def _evaluate(self, read: bool) -> None:
+    def _evaluate(self, evaluations: int) -> Ledger:
         value = self.method.evaluate(self.bound, self.w)
-        if value.shape != self.w.shape:
-            raise ValueError(
-                f"expected G(w) of the shape of w, {tuple(self.w.shape)}, got "
-                f"{tuple(value.shape)}; G must map a space to itself"
-            )
-        residual = self.x - self.w
-        residual -= value
-        norm = samples.norm(residual)
-        scale = samples.norm(self.w) + samples.norm(value)
-        solved = norm < torch.add(self.threshold, scale, alpha=self.rtol)
-        seen = self.seen = _Best(self.w, residual, norm, solved)
-        better = (norm < self.best.norm).logical_or_(solved)
-        if self.every == 1 and self._accept_all(seen, better):
-            return
-        self._accept_some(seen, better)
-        if read:
-            self.finished = int(self.done.count_nonzero())
+        require_same_shape(value, self.w)
+        self.residual = self.x - self.w
+        self.residual -= value
+        measured = self.residual, self.w, value
+        if self.ledger is None:
+            sizes, *lengths = samples.lengths(self.x, *measured)
+            ledger = self.ledger = self._open(sizes)
+        else:
+            lengths, ledger = [*samples.lengths(*measured)], self.ledger
+        norm, size_w, size_value = lengths
+        ledger.judge(norm, size_w, size_value, evaluations)
+        self._keep_best(ledger.better)
+        return ledger
 
-    def _accept_all(self, seen: _Best, better: Bool[Tensor, " batch"]) -> bool:
-        """The usual case, in which nothing has to be merged: every sample improved."""
-        if not bool(better.all()):
-            return False
-        self.best, self.done = seen, seen.solved
-        self.finished = int(seen.solved.count_nonzero())
-        self.stale = self.reset = None
-        return True
-
-    def _accept_some(self, seen: _Best, better: Bool[Tensor, " batch"]) -> None:
-        keep = samples.per_sample(better, self.w)
-        best = self.best
-        self.best = _Best(
-            torch.where(keep, seen.value, best.value),
-            torch.where(keep, seen.residual, best.residual),
-            torch.where(better, seen.norm, best.norm),
-            seen.solved.logical_or(best.solved),
+    def _open(self, sizes: Numbers) -> Ledger:
+        return Ledger(
+            sizes,
+            self.rtol,
+            self.floor,
+            patience=self.patience,
+            growth=self.method.growth,
+            coast=self.method.coast,
         )
-        stale = torch.zeros_like(better, dtype=torch.int64) if self.stale is None else self.stale
-        self.stale = torch.where(better, 0, stale + 1)
-        hopeless = (self.stale >= self.patience).logical_or_(self.best.norm.isinf())
-        self.done = hopeless.logical_or_(self.best.solved)
-        grown = (seen.norm <= self.method.growth * self.best.norm).logical_not_()
-        self.reset = grown.logical_and_(self.done.logical_not())
 
-    def _move(self) -> None:
-        w, residual = self.seen.value, self.seen.residual
-        self.method.learn(w, residual, self.reset is not None)
-        if self.reset is not None:
-            back = samples.per_sample(self.reset, w)
-            w = torch.where(back, self.best.value, w)
-            residual = torch.where(back, self.best.residual, residual)
-        ahead = w + self.method.propose(w, residual, self.reset)
-        if self.finished or self.every > 1:
-            ahead = torch.where(samples.per_sample(self.done, w), w, ahead)
+    def _keep_best(self, better: Flags) -> None:
+        if every(better):
+            self.best, self.best_residual = self.w, self.residual
+        elif np.count_nonzero(better):
+            keep = self._mask(better)
+            self.best = torch.where(keep, self.w, self.best)
+            self.best_residual = torch.where(keep, self.residual, self.best_residual)
+
+    def _mask(self, flags: Flags) -> Bool[Tensor, " batch *ones"]:
+        return samples.per_sample(_on(flags, self.w), self.w)
+
+    def _move(self, ledger: Ledger) -> None:
+        w, residual, reset = self.w, self.residual, None
+        self.method.learn(w, residual, not every(np.isfinite(ledger.norm)))
+        if np.count_nonzero(ledger.reset):
+            reset, back = _on(ledger.reset, w), self._mask(ledger.reset)
+            w = torch.where(back, self.best, w)
+            residual = torch.where(back, self.best_residual, residual)
+        ahead = w + self._step(ledger.coasting, w, residual, reset)
+        if np.count_nonzero(ledger.done):
+            ahead = torch.where(self._mask(ledger.done), w, ahead)
         self.w = ahead
-        self.waiting.append(self.done)
 
-    def _compact(self) -> None:
+    def _step(
+        self,
+        coasting: Flags,
+        w: Float[Tensor, " batch *shape"],
+        residual: Float[Tensor, " batch *shape"],
+        reset: Bool[Tensor, " batch"] | None,
+    ) -> Float[Tensor, " batch *shape"]:
+        if every(coasting):
+            return residual
+        step = self.method.propose(w, residual, reset)
+        if not np.count_nonzero(coasting):
+            return step
+        return torch.where(self._mask(coasting), residual, step)
+
+    def _compact(self, ledger: Ledger) -> None:
         """Leave the finished samples behind once they are half of the batch."""
-        if not samples.worth_compacting(self.done.numel() - self.finished, self.w):
+        index = np.flatnonzero(~ledger.done)
+        if not samples.worth_compacting(len(index), self.w):
             return
-        index = torch.nonzero(self.done.logical_not()).flatten()
-        part = self._part()
+        part = self._part(ledger)
         if self.outcome is None or self.rows is None:
             # The best iterate may still be the start, which belongs to the caller.
             self.outcome, self.rows = replace(part, value=part.value.clone()), index
         else:
             self.outcome.store(self.rows, part)
             self.rows = self.rows[index]
-        self._select(index, part.evaluations[index])
+        ledger.select(index)
+        self._select(index)
 
-    def _select(self, index: Index, evaluations: Int[Tensor, " selected"]) -> None:
-        self.bound = self.bound.select(index)
-        self.method.select(index)
-        self.x, self.threshold = self.x[index], self.threshold[index]
-        self.best, self.seen = self.best.select(index), self.seen.select(index)
-        self.done = self.done[index]
-        self.stale = None if self.stale is None else self.stale[index]
-        self.reset = None if self.reset is None else self.reset[index]
-        self.evaluations, self.waiting, self.finished = evaluations, [], 0
+    def _select(self, index: Counts) -> None:
+        rows = _on(index, self.w)
+        self.bound = self.bound.select(rows)
+        self.method.select(rows)
+        self.x, self.w, self.residual = self.x[rows], self.w[rows], self.residual[rows]
+        self.best, self.best_residual = self.best[rows], self.best_residual[rows]
 
-    def _part(self) -> _Outcome:
+    def _part(self, ledger: Ledger) -> _Outcome:
         """What is known of the samples that are still in the batch."""
-        value, norm, solved = self.best.value, self.best.norm, self.best.solved
-        status = solved.logical_not().to(torch.int64).mul_(int(Status.BUDGET))
-        if self.stale is not None:
-            unseen = norm.isinf()
-            status = torch.where(self.done & ~solved, int(Status.STALLED), status)
-            status = torch.where(unseen, int(Status.NONFINITE), status)
-            value = torch.where(samples.per_sample(unseen, value), math.nan, value)
-        evaluations = self.evaluations
-        if self.waiting:
-            evaluations = evaluations + torch.stack(self.waiting).logical_not_().sum(dim=0)
-        return _Outcome(value, norm, status, evaluations)
+        value, unseen = self.best, np.isinf(ledger.best)
+        if np.count_nonzero(unseen):
+            value = torch.where(self._mask(unseen), math.nan, value)
+        # Copies: later parts are stored into what becomes the outcome.
+        return _Outcome(value, ledger.best.copy(), ledger.status(), ledger.evaluations.copy())
 
-    def _solution(self, calls: int) -> Solution:
-        outcome = self._part()
+    def _solution(self, ledger: Ledger, calls: int) -> Solution:
+        outcome = self._part(ledger)
         kept = None
         if self.outcome is not None and self.rows is not None:
             self.outcome.store(self.rows, outcome)
             outcome = self.outcome
-        elif self.best.value is self.w:
+        elif self.best is self.w:
             kept = self.method.linearization
-        if outcome.value is self.start:  # it belongs to the caller
-            outcome = replace(outcome, value=outcome.value.clone())
+        value = outcome.value
         rms = outcome.norm / math.sqrt(max(samples.flat(self.x).shape[1], 1))
-        return Solution(outcome.value, rms, outcome.evaluations, outcome.status, None, calls, kept)
+        return Solution(
+            value=value.clone() if value is self.start else value,  # the start is the caller's
+            residual=_on(rms, value).to(value.dtype),
+            evaluations=_on(outcome.evaluations, value),
+            status=_on(outcome.status, value),
+            error_bound=None,
+            calls=calls,
+            linearization=kept,
+        )
+
+
+def _on(array: Shaped[np.ndarray, " batch"], like: Tensor) -> Shaped[Tensor, " batch"]:
+    """An array of the host on the device of a tensor."""
+    tensor = torch.from_numpy(array)
+    return tensor.to(like.device) if like.is_cuda else tensor
 
 
 @torch.no_grad()

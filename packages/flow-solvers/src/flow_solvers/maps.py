@@ -4,14 +4,11 @@ A *bound map* is a map G with everything that it depends on already fixed: effec
 conditioner features, masks. It is a value, not a module: nothing in it can go stale.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from flow_solvers.samples import SMALL_DIMENSION
 
 Index = Int[Tensor, " selected"]
 
@@ -84,70 +81,3 @@ class BoundMap(Protocol):
     def __neg__(self) -> "BoundMap":
         """The map -G."""
         ...
-
-
-@runtime_checkable
-class PureMap(Protocol):
-    """A map of small dimension as pure functions, without a graph: what compiled code works with.
-
-    Gradients come by the tensors of the map, in the order of `BoundMap.tensors()`.
-    """
-
-    def value_and_jacobian(
-        self, w: Float[Tensor, "batch dim"]
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim dim"]]:
-        """G(w) and J(w)."""
-        ...
-
-    def pull_value(
-        self, w: Float[Tensor, "batch dim"], along: Float[Tensor, "batch dim"]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Gradients of ⟨G(w), along⟩ by w and by the tensors."""
-        ...
-
-    def pull_jacobian(
-        self, w: Float[Tensor, "batch dim"], along: Float[Tensor, "batch dim dim"]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Gradients of ⟨J(w), along⟩ by w and by the tensors."""
-        ...
-
-
-PureFunction = Callable[..., tuple[Tensor, ...]]
-"""A pure function of (pure_map, *arguments)."""
-
-
-class FusedMap(ABC):
-    """A map of small dimension that runs whole stretches of a solve as one, perhaps compiled.
-
-    To be inherited from: checking a protocol costs as much as several operations.
-    """
-
-    @property
-    def unroll(self) -> int:
-        """Evaluations that are worth making before anyone looks at their result."""
-        return 1
-
-    @abstractmethod
-    def run(
-        self, function: PureFunction, w: Float[Tensor, "batch dim"], *arguments: object
-    ) -> tuple[Tensor, ...]:
-        """`function(pure_map, w, *arguments)`, without a graph."""
-
-    @abstractmethod
-    def linearization(
-        self,
-        point: Float[Tensor, "batch dim"],
-        value: Float[Tensor, "batch dim"],
-        jacobian: Float[Tensor, "batch dim dim"],
-    ) -> Linearization:
-        """The linearization that has these numbers."""
-
-    @abstractmethod
-    def select(self, index: Index) -> "FusedMap":
-        """The map for a subset of the batch."""
-
-
-def fused(bound: BoundMap, w: Shaped[Tensor, " batch *shape"]) -> FusedMap | None:
-    """The map itself where it can be run as a whole at w."""
-    small = w.dim() == 2 and 0 < w.shape[1] <= SMALL_DIMENSION
-    return bound if small and isinstance(bound, FusedMap) else None

@@ -5,7 +5,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from operator import attrgetter
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def widen(tensor: Shaped[Tensor, " *shape"]) -> Shaped[Tensor, " *shape"]:
+    """Half precision as float32, in which there are solves and factorisations; else the tensor."""
+    return tensor.float() if tensor.dtype in _HALF else tensor
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:

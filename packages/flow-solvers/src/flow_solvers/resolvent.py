@@ -1,12 +1,12 @@
 """The two entry points: w + G(w) = x, and w = f(w)."""
 
+import math
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_solvers import samples
 from flow_solvers.adjoint import default_adjoint
 from flow_solvers.defaults import default_solver
 from flow_solvers.implicit import (
@@ -18,11 +18,10 @@ from flow_solvers.implicit import (
 )
 from flow_solvers.linear import AdjointSolver
 from flow_solvers.maps import BoundMap
+from flow_solvers.precision import widen
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import DEFAULT_TOLERANCE, Tolerance
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def resolvent(
@@ -64,8 +63,8 @@ def resolvent(
     """
     _check(x, start, lipschitz)
     require_on_failure(on_failure)
-    x, tensors = _widen(x), [_widen(tensor) for tensor in bound.tensors()]
-    dim = samples.flat(x).shape[1]
+    x, tensors = widen(x), [widen(tensor) for tensor in bound.tensors()]
+    dim = math.prod(x.shape[1:])
     problem = Problem(
         bound.with_tensors([tensor.detach() for tensor in tensors]),
         solver or default_solver(dim, lipschitz),
@@ -76,10 +75,11 @@ def resolvent(
     )
     first = x.detach() if start is None else start.detach().to(x.dtype)
     solution = solve_implicit(problem, x, first, tensors)
-    result = replace(solution, error_bound=_error_bound(solution, lipschitz))
+    if lipschitz is not None:
+        solution = replace(solution, error_bound=solution.residual / (1 - lipschitz))
     if on_failure == "raise" and not solution.all_converged:
-        raise SolverError("w + G(w) = x", solution.residual, solution.status, result)
-    return result
+        raise SolverError("w + G(w) = x", solution.residual, solution.status, solution)
+    return solution
 
 
 def fixed_point(
@@ -124,11 +124,3 @@ def _check(x: Tensor, start: Tensor | None, lipschitz: float | None) -> None:
         )
     if lipschitz is not None and not 0.0 <= lipschitz < 1.0:
         raise ValueError(f"expected a Lipschitz constant in [0, 1), got {lipschitz}")
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in _HALF else tensor
-
-
-def _error_bound(solution: Solution, lipschitz: float | None) -> Tensor | None:
-    return None if lipschitz is None else solution.residual / (1 - lipschitz)

@@ -3,6 +3,7 @@
 import math
 from functools import reduce
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 SMALL_DIMENSION = 4
 # Re-indexing a map costs several small operations: it pays only where an evaluation is not small.
 _COMPACT_FROM_NUMEL = 1024
+# Up to here copying tensors together costs less than another operation.
+_TOGETHER_UP_TO_NUMEL = 16384
 
 
 def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
@@ -22,13 +25,29 @@ def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"
 
 def norm(tensor: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
     """Euclidean norm of every sample."""
-    rows = flat(tensor)
+    return _wide_norm(flat(tensor)).to(tensor.dtype)
+
+
+def lengths(*tensors: Float[Tensor, " batch *shape"]) -> Float[np.ndarray, " tensors batch"]:
+    """Euclidean norms of every sample of several tensors, on the host.
+
+    Small tensors are measured together: each operation costs more than the work that it does.
+    """
+    rows = [flat(tensor) for tensor in tensors]
+    if rows[0].numel() > _TOGETHER_UP_TO_NUMEL:
+        found = torch.stack([_wide_norm(row) for row in rows])
+    else:
+        found = _wide_norm(torch.cat(rows)).reshape(len(rows), len(rows[0]))
+    return found.numpy(force=True)
+
+
+def _wide_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
     if 1 < rows.shape[1] <= SMALL_DIMENSION:
         # A reduction over a few neighbours costs ten times as much as passes over columns.
         return reduce(torch.hypot, rows.unbind(1))
     # Squares of float32 numbers neither overflow nor vanish in float64.
-    result: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    return result.to(rows.dtype)
+    wide: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return wide
 
 
 def per_sample(

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from flow_solvers import samples
 
 _DEFAULT_RTOL = {torch.float32: 1e-6, torch.float64: 1e-10}
 
@@ -50,5 +53,26 @@ class Tolerance:
         rtol = default_rtol(dtype) if self.rtol is None else self.rtol
         return max(rtol, 4 * torch.finfo(dtype).eps)
 
+    def floor(self, like: Tensor) -> float:
+        """The absolute tolerance of the norm of a sample, never zero.
+
+        The smallest normal number lets an exact zero pass a strict comparison, and a strict
+        comparison keeps out infinities and NaN.
+        """
+        return self.atol * math.sqrt(samples.flat(like).shape[1]) + torch.finfo(like.dtype).tiny
+
 
 DEFAULT_TOLERANCE = Tolerance()
+
+
+def require_same_shape(value: Tensor, w: Tensor) -> None:
+    """Refuse a map that does not map a space to itself.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if value.shape != w.shape:
+        raise ValueError(
+            f"expected G(w) of the shape of w, {tuple(w.shape)}, got {tuple(value.shape)}; G must "
+            f"map a space to itself"
+        )

@@ -1,90 +1,90 @@
 """What residual, implicit and monotone blocks share."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
-import torch
-from flow_logdet import Estimator, Exact, Kind, default_estimator
+from flow_logdet import Estimator, Exact, Kind, LogDet, default_estimator
 from flow_solvers import BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
-from flow_core.blocks.solve import Solve
+from flow_core.bijection import Bijection
 from flow_core.maps import LipschitzMap
+from flow_core.passes import Pass, zeros
 from flow_core.record import derivative_listener, post_log_det, post_solution
+from flow_core.settings import Solve
+
+
+@dataclass(frozen=True)
+class Located:
+    """The result of an evaluation or of a solve.
+
+    Attributes:
+        value: G(x), or the solution w.
+        linearization: G linearized at x or at w, where a log-determinant is wanted.
+    """
+
+    value: Float[Tensor, " batch *shape"]
+    linearization: Linearization | None
 
 
 class FixedPointBlock(Bijection):
-    """A bijection that solves a fixed point in at least one direction.
+    """A bijection made of contractions, that solves a fixed point in at least one direction.
 
-    The log-determinant estimator is chosen from outside (`with_estimator`) and is not part of the
-    state; by default it is exact in small dimension, see `flow_logdet.default_estimator`.
+    Kinds give the two hooks of a bijection and `bounds`, in terms of `how.bind(g)`, `_evaluate`,
+    `_solve` and `_log_det`.
+
+    Args:
+        maps: The contractions it is made of; kinds keep them as attributes of their own.
+        solve: How its fixed points are solved unless the settings of a call say otherwise.
     """
 
-    def __init__(self, solve: Solve | None) -> None:
-        super().__init__()
+    def __init__(self, maps: Sequence[LipschitzMap], solve: Solve | None = None) -> None:
+        super().__init__(next((g.event_shape for g in maps if g.event_shape is not None), None))
+        self.uses_context = any(g.uses_context for g in maps)
         self.solve = Solve() if solve is None else solve
-        self.estimator: Estimator | None = None
 
-    def _resolvent(self, bound: BoundMap, x: Float[Tensor, " batch *shape"]) -> Solution:
-        """The solution of w + G(w) = x, recorded."""
-        try:
-            listener = derivative_listener(self, raises=self.solve.on_failure == "raise")
-            solution = self.solve(bound, x, listener)
-        except SolverError as error:
-            if error.solution is not None:
-                post_solution(self, error.solution)
-            raise
-        post_solution(self, solution)
-        return solution
+    def _evaluate(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Located:
+        """G(x)."""
+        if not how.wants_log_det:
+            return Located(bound(x), None)
+        linearization = self._estimator(x, how).linearize(bound, x)
+        return Located(linearization.value, linearization)
 
-    def _linearize(
-        self, estimator: Estimator, bound: BoundMap, solution: Solution
-    ) -> Linearization:
-        """G at a solution, where the solver may have linearized it already."""
-        known = solution.linearization
+    def _solve(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Located:
+        """The solution w of w + G(w) = x, recorded."""
+        solution = self._solution(bound, x, how)
+        if not how.wants_log_det:
+            return Located(solution.value, None)
+        estimator, known = self._estimator(x, how), solution.linearization
         # Other estimators may need linearizations of their own making.
-        if known is not None and isinstance(estimator, Exact):
-            return known
-        return estimator.linearize(bound, solution.value)
+        if known is None or not isinstance(estimator, Exact):
+            known = estimator.linearize(bound, solution.value)
+        return Located(solution.value, known)
 
-    def _estimator(self, x: Tensor) -> Estimator:
-        if self.estimator is not None:
-            return self.estimator
-        return default_estimator(prod(x.shape[1:]), training=self.training)
+    def _log_det(self, at: Located, kind: Kind, how: Pass) -> Float[Tensor, " batch"]:
+        """The log-determinant there, recorded; zeros where none is wanted."""
+        if at.linearization is None:
+            return zeros(at.value)
+        return self._told(self._estimator(at.value, how).log_det(at.linearization, kind), how)
 
-    def _log_det(
-        self, estimator: Estimator, linearization: Linearization, kind: Kind
-    ) -> Float[Tensor, " batch"]:
-        log_det = estimator.log_det(linearization, kind)
-        post_log_det(self, log_det)
+    def _told(self, log_det: LogDet, how: Pass) -> Float[Tensor, " batch"]:
+        post_log_det(how.reports, self, log_det)
         return log_det.value
 
+    def _estimator(self, x: Tensor, how: Pass) -> Estimator:
+        chosen = how.settings.estimator
+        return default_estimator(prod(x.shape[1:]), self.training) if chosen is None else chosen
 
-def checked(x: Tensor, context: Context, *maps: LipschitzMap) -> Tensor:
-    """The input of a block, in float32 or float64.
-
-    Raises:
-        ValueError: If a map is not made for it, or it is no floating-point tensor.
-    """
-    if not x.is_floating_point():
-        raise ValueError(f"expected a floating-point x, got {x.dtype}; convert it first")
-    for g in maps:
-        g.require_input(x, context)
-    return x if x.dtype == torch.float64 else x.float()
-
-
-@contextmanager
-def with_estimator(model: nn.Module, estimator: Estimator | None) -> Generator[None]:
-    """Use an estimator in every block of `model` inside the context; None is the default one."""
-    blocks = [m for m in model.modules() if isinstance(m, FixedPointBlock)]
-    before = [block.estimator for block in blocks]
-    for block in blocks:
-        block.estimator = estimator
-    try:
-        yield
-    finally:
-        for block, old in zip(blocks, before, strict=True):
-            block.estimator = old
+    def _solution(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Solution:
+        solve = self.solve if how.settings.solve is None else how.settings.solve
+        listener = derivative_listener(how.reports, self, raises=solve.on_failure == "raise")
+        try:
+            solution = solve(bound, x, listener)
+        except SolverError as error:
+            if error.solution is not None:
+                post_solution(how.reports, self, error.solution)
+            raise
+        post_solution(how.reports, self, solution)
+        return solution

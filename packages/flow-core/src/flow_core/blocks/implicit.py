@@ -2,17 +2,15 @@
 
 from typing import final
 
-from flow_logdet import LogDet, log_det_difference
+from flow_logdet import log_det_difference
 from flow_solvers import BoundMap
-from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
-from flow_core.blocks.solve import Solve
+from flow_core.blocks.block import FixedPointBlock
+from flow_core.bounds import Bounds, ratio
 from flow_core.maps import LipschitzMap
-from flow_core.record import post_log_det
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass, zeros
+from flow_core.settings import Solve
 
 
 @final
@@ -24,50 +22,29 @@ class Implicit(FixedPointBlock):
     """
 
     def __init__(self, g_x: LipschitzMap, g_z: LipschitzMap, solve: Solve | None = None) -> None:
-        super().__init__(solve)
+        super().__init__([g_x, g_z], solve)
         self.g_x = g_x
         self.g_z = g_z
 
-    @without_rounding
-    def transform(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """The solution z of z + G_z(z) = x + G_x(x)."""
-        x = checked(x, context, self.g_x, self.g_z)
-        return self._resolvent(self.g_z.bind(context), x + self.g_x.bind(context)(x)).value
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._through(how.bind(self.g_x), how.bind(self.g_z), x, how)
 
-    @without_rounding
-    def inverse(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """The solution x of x + G_x(x) = y + G_z(y)."""
-        y = checked(y, context, self.g_x, self.g_z)
-        return self._resolvent(self.g_x.bind(context), y + self.g_z.bind(context)(y)).value
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._through(how.bind(self.g_z), how.bind(self.g_x), y, how)
 
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """z and log det(I + J_x(x)) - log det(I + J_z(z))."""
-        return self._map(
-            checked(x, context, self.g_x, self.g_z), self.g_x.bind(context), self.g_z.bind(context)
-        )
+    def bounds(self) -> Bounds:
+        """(1 + L_x)/(1 - L_z) and (1 + L_z)/(1 - L_x)."""
+        x, z = self.g_x.certificate(), self.g_z.certificate()
+        return Bounds(ratio(1 + x, 1 - z), ratio(1 + z, 1 - x), (x, z))
 
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """x and log det(I + J_z(z)) - log det(I + J_x(x))."""
-        return self._map(
-            checked(y, context, self.g_x, self.g_z), self.g_z.bind(context), self.g_x.bind(context)
-        )
-
-    def _map(self, x: Tensor, source: BoundMap, target: BoundMap) -> tuple[Tensor, Tensor]:
-        """Solve z + target(z) = x + source(x)."""
-        estimator = self._estimator(x)
-        at_x = estimator.linearize(source, x)
-        solution = self._resolvent(target, x + at_x.value)
-        at_z = self._linearize(estimator, target, solution)
-        log_det: LogDet = log_det_difference(estimator, at_x, at_z)
-        post_log_det(self, log_det)
-        return solution.value, log_det.value
+    def _through(
+        self, source: BoundMap, target: BoundMap, x: Tensor, how: Pass
+    ) -> tuple[Tensor, Tensor]:
+        """The solution z of z + target(z) = x + source(x)."""
+        at_x = self._evaluate(source, x, how)
+        root = self._solve(target, x + at_x.value, how)
+        if at_x.linearization is None or root.linearization is None:
+            return root.value, zeros(x)
+        estimator = self._estimator(x, how)
+        difference = log_det_difference(estimator, at_x.linearization, root.linearization)
+        return root.value, self._told(difference, how)

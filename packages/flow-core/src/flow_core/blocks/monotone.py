@@ -4,15 +4,14 @@ from math import sqrt
 from typing import final
 
 from flow_logdet import Kind
-from flow_solvers import BoundMap, Solution
-from jaxtyping import Float
+from flow_solvers import BoundMap
 from torch import Tensor
 
-from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
-from flow_core.blocks.solve import Solve
+from flow_core.blocks.block import FixedPointBlock
+from flow_core.bounds import Bounds, ratio
 from flow_core.maps import LipschitzMap
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
+from flow_core.settings import Solve
 
 SQRT2 = sqrt(2.0)
 
@@ -26,43 +25,21 @@ class Monotone(FixedPointBlock):
     """
 
     def __init__(self, g: LipschitzMap, solve: Solve | None = None) -> None:
-        super().__init__(solve)
+        super().__init__([g], solve)
         self.g = g
 
-    @without_rounding
-    def transform(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """√2·w - x, where w + G(w) = √2·x."""
-        return self._cayley(checked(x, context, self.g), self.g.bind(context))[0]
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._cayley(how.bind(self.g), x, how)
 
-    @without_rounding
-    def inverse(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """√2·w - y, where w - G(w) = √2·y."""
-        return self._cayley(checked(y, context, self.g), -self.g.bind(context))[0]
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._cayley(-how.bind(self.g), y, how)
 
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """√2·w - x and log det(I - J(w)) - log det(I + J(w))."""
-        return self._cayley_and_log_det(checked(x, context, self.g), self.g.bind(context))
+    def bounds(self) -> Bounds:
+        """(1 + L)/(1 - L) both ways."""
+        g = self.g.certificate()
+        both = ratio(1 + g, 1 - g)
+        return Bounds(both, both, (g,))
 
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """√2·w - y and log det(I + J(w)) - log det(I - J(w)), where w - G(w) = √2·y."""
-        return self._cayley_and_log_det(checked(y, context, self.g), -self.g.bind(context))
-
-    def _cayley(self, x: Tensor, bound: BoundMap) -> tuple[Tensor, Solution]:
-        solution = self._resolvent(bound, SQRT2 * x)
-        return SQRT2 * solution.value - x, solution
-
-    def _cayley_and_log_det(self, x: Tensor, bound: BoundMap) -> tuple[Tensor, Tensor]:
-        y, solution = self._cayley(x, bound)
-        estimator = self._estimator(x)
-        linearization = self._linearize(estimator, bound, solution)
-        return y, self._log_det(estimator, linearization, Kind.MONOTONE)
+    def _cayley(self, bound: BoundMap, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        root = self._solve(bound, SQRT2 * x, how)
+        return SQRT2 * root.value - x, self._log_det(root, Kind.MONOTONE, how)

@@ -3,15 +3,14 @@
 from typing import final
 
 from flow_logdet import Kind
-from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Context
-from flow_core.blocks.block import FixedPointBlock, checked
-from flow_core.blocks.solve import Solve
+from flow_core.blocks.block import FixedPointBlock
+from flow_core.bounds import Bounds, ratio
 from flow_core.combinators import Invert
 from flow_core.maps import LipschitzMap
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
+from flow_core.settings import Solve
 
 
 @final
@@ -23,46 +22,21 @@ class Residual(FixedPointBlock):
     """
 
     def __init__(self, g: LipschitzMap, solve: Solve | None = None) -> None:
-        super().__init__(solve)
+        super().__init__([g], solve)
         self.g = g
 
-    @without_rounding
-    def transform(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """x + G(x)."""
-        x = checked(x, context, self.g)
-        return x + self.g.bind(context)(x)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        at_x = self._evaluate(how.bind(self.g), x, how)
+        return x + at_x.value, self._log_det(at_x, Kind.RESIDUAL, how)
 
-    @without_rounding
-    def inverse(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> Float[Tensor, " batch *shape"]:
-        """The solution x of x + G(x) = y."""
-        y = checked(y, context, self.g)
-        return self._resolvent(self.g.bind(context), y).value
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        root = self._solve(how.bind(self.g), y, how)
+        return root.value, -self._log_det(root, Kind.RESIDUAL, how)
 
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """x + G(x) and log det(I + J(x))."""
-        x = checked(x, context, self.g)
-        estimator = self._estimator(x)
-        linearization = estimator.linearize(self.g.bind(context), x)
-        return x + linearization.value, self._log_det(estimator, linearization, Kind.RESIDUAL)
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """The solution x of x + G(x) = y and -log det(I + J(x))."""
-        y = checked(y, context, self.g)
-        bound = self.g.bind(context)
-        solution = self._resolvent(bound, y)
-        estimator = self._estimator(y)
-        linearization = self._linearize(estimator, bound, solution)
-        return solution.value, -self._log_det(estimator, linearization, Kind.RESIDUAL)
+    def bounds(self) -> Bounds:
+        """1 + L and 1/(1 - L)."""
+        g = self.g.certificate()
+        return Bounds(1 + g, ratio(1.0, 1 - g), (g,))
 
 
 def inverse_residual(g: LipschitzMap, solve: Solve | None = None) -> Invert:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.contexts import Context
 from flow_core.diagnostics.precision import in_precision
 from flow_core.jacobian import jacobian
+from flow_core.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,26 @@ class LogDetCheck:
 
 
 def round_trip(
-    bijection: Bijection, x: Tensor, context: Context = None, *, dtype: torch.dtype
+    bijection: Bijection,
+    x: Tensor,
+    context: Context = None,
+    *,
+    dtype: torch.dtype,
+    using: Settings | None = None,
 ) -> RoundTrip:
     """Transform and invert a batch in one precision; the model is not changed.
 
     Raises:
         SolverError: If a solve misses its tolerance in this precision.
     """
+
+    def there_and_back(model: Bijection, x: Tensor, context: Context) -> Tensor:
+        """x again."""
+        y = model.transform(x, context=context, using=using)
+        return model.inverse(y, context=context, using=using)
+
     with torch.no_grad():
-        back = in_precision(bijection, _there_and_back, x, context, dtype)
+        back = in_precision(bijection, there_and_back, x, context, dtype)
         error = (back - x.to(back.dtype)).double()
     if error.numel() == 0:
         return RoundTrip(0.0, 0.0)
@@ -58,24 +71,31 @@ def round_trip(
 
 
 def log_det_check(
-    bijection: Bijection, x: Tensor, context: Context = None, *, chunk: int | None = None
+    bijection: Bijection,
+    x: Tensor,
+    context: Context = None,
+    *,
+    chunk: int | None = None,
+    using: Settings | None = None,
 ) -> LogDetCheck:
     """Compare reported log-determinants with log|det| of the dense Jacobian.
 
     Args:
-        bijection: The map; its mode and estimator decide what is reported.
+        bijection: The map; its mode and the settings decide what is reported.
         x: The samples to compare; memory for `len(x)·chunk` samples is needed.
         context: First dimension the batch.
         chunk: Rows of the Jacobian per pass; all of them by default.
+        using: What the calls do their work with.
     """
 
     def exact_log_det(model: Bijection, x: Tensor, context: Context) -> Tensor:
-        matrix = jacobian(model, x, context=context, chunk=chunk)
+        """By the dense Jacobian."""
+        matrix = jacobian(model, x, context=context, chunk=chunk, using=using)
         log_det: Tensor = torch.linalg.slogdet(matrix).logabsdet
         return log_det
 
     with torch.no_grad():
-        reported = bijection(x, context=context)[1].double()
+        reported = bijection(x, context=context, using=using)[1].double()
     exact = in_precision(bijection, exact_log_det, x, context, torch.float64)
     if x.shape[0] == 0:
         return LogDetCheck(0, math.nan, math.nan, 0.0)
@@ -85,7 +105,3 @@ def log_det_check(
         exact=float(exact.mean()),
         max_difference=float((reported - exact).abs().max()),
     )
-
-
-def _there_and_back(bijection: Bijection, x: Tensor, context: Context) -> Tensor:
-    return bijection.inverse(bijection.transform(x, context=context), context=context)

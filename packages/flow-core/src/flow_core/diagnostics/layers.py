@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.combinators import Invert
+from flow_core.contexts import Context
+from flow_core.passes import Pass
+from flow_core.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,11 @@ class LayerTrace:
 
 @torch.no_grad()
 def trace_layers(
-    bijection: Bijection, x: Float[Tensor, " batch *shape"], *, context: Context = None
+    bijection: Bijection,
+    x: Float[Tensor, " batch *shape"],
+    *,
+    context: Context = None,
+    using: Settings | None = None,
 ) -> dict[str, LayerTrace]:
     """Log-determinant, reconstruction error and size of the output of every innermost layer.
 
@@ -41,12 +48,13 @@ def trace_layers(
         bijection: A composition of layers, called by `__call__` as the combinators do.
         x: Its input.
         context: First dimension the batch.
+        using: What the calls do their work with.
     """
     traces: dict[str, LayerTrace] = {}
     layers = _innermost(bijection)
     handles = [m.register_forward_hook(_Watch(n, traces), with_kwargs=True) for m, n in layers]
     try:
-        bijection(x, context=context)
+        bijection(x, context=context, using=using)
     finally:
         for handle in handles:
             handle.remove()
@@ -64,7 +72,7 @@ class _Watch:
         self,
         layer: nn.Module,
         inputs: tuple[Tensor],
-        options: dict[str, Context],
+        options: dict[str, Pass],
         outputs: tuple[Tensor, Tensor],
     ) -> None:
         """Invert the output and keep the figures."""
@@ -72,7 +80,9 @@ class _Watch:
         if not isinstance(layer, Bijection) or not inputs[0].numel():
             return
         y, log_det = outputs
-        again = layer.inverse(y, context=options.get("context"))
+        back = options["how"].turned()._replace(wants_log_det=False, reports=())
+        # By forward itself, which calls no hook: this one would wait for itself.
+        again = layer.forward(y, how=back)[0]
         self.traces[name] = LayerTrace(
             log_det=float(log_det.mean()),
             roundtrip_error=float((again - inputs[0]).abs().max()),
@@ -88,7 +98,7 @@ def _innermost(bijection: Bijection) -> list[tuple[Bijection, Iterator[str]]]:
         if id(module) in inside or not isinstance(module, Bijection):
             continue
         parts = [m for m in module.modules() if m is not module and isinstance(m, Bijection)]
-        # An inverted layer is asked for its inverse, which no forward hook sees.
+        # An inverted composition is asked for its inverse: its layers come in the other order.
         if isinstance(module, Invert) or not parts:
             found.setdefault(module, []).append(name)
             inside.update(id(part) for part in parts)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.contexts import Context
 
 Task = Callable[[Bijection, Tensor, Tensor | None], Tensor]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
@@ -12,11 +12,15 @@ from flow_solvers import SolverError
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
-from flow_core.diagnostics.bounds import BlockBound, block_bounds
+from flow_core.bijection import Bijection
+from flow_core.blocks import FixedPointBlock
+from flow_core.bounds import Bounds, composed
+from flow_core.combinators import Invert
+from flow_core.contexts import Context
 from flow_core.diagnostics.checks import LogDetCheck, RoundTrip, log_det_check, round_trip
 from flow_core.distributions import Flow
 from flow_core.record import BlockSummary, record
+from flow_core.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Diagnostics:
     round_trip: dict[str, RoundTrip]
     transform: dict[str, BlockSummary]
     inverse: dict[str, BlockSummary]
-    bounds: dict[str, BlockBound]
+    bounds: dict[str, Bounds]
     stretch: float
     inverse_stretch: float
     log_det: LogDetCheck | None
@@ -88,11 +92,12 @@ def diagnose(
     *,
     exact_samples: int = 8,
     chunk: int | None = None,
+    using: Settings | None = None,
 ) -> Diagnostics:
     """Measure inversion, solver effort, certified bounds and log-determinants.
 
     Everything runs in evaluation mode; the model is left as it was. A solve that fails is reported
-    and not raised. Not for use inside `frozen(model)`, whose held weights have one precision.
+    and not raised. Not for a `frozen` view, whose held weights have one precision.
 
     Args:
         model: A bijection or a flow; of `Dequantized`, its flow.
@@ -101,6 +106,7 @@ def diagnose(
         exact_samples: Size of the subset with dense Jacobians, which cost one pass per dimension;
             0 leaves them out.
         chunk: Rows of the Jacobians per pass; all of them by default.
+        using: What the calls do their work with.
 
     Raises:
         ValueError: If `exact_samples` is negative.
@@ -110,61 +116,79 @@ def diagnose(
     bijection = model.bijection if isinstance(model, Flow) else model
     failures: list[str] = []
     with _evaluation(bijection):
-        trips = _round_trips(bijection, x, context, failures)
-        transform, inverse = _efforts(bijection, x, context, failures)
-        check = _log_dets(
-            bijection, x, context, samples=exact_samples, chunk=chunk, failures=failures
-        )
+        trips = _round_trips(bijection, x, context, using, failures)
+        transform, inverse = _efforts(bijection, x, context, using, failures)
+        check = None
+        if exact_samples:
+            some = None if context is None else context[:exact_samples]
+            with _reported("log-det", failures):
+                check = log_det_check(bijection, x[:exact_samples], some, chunk=chunk, using=using)
         bounds = block_bounds(bijection)
+    whole = composed(bounds.values())
     return Diagnostics(
         samples=x.shape[0],
         round_trip=trips,
         transform=transform,
         inverse=inverse,
         bounds=bounds,
-        stretch=math.prod((bound.transform for bound in bounds.values()), start=1.0),
-        inverse_stretch=math.prod((bound.inverse for bound in bounds.values()), start=1.0),
+        stretch=whole.transform,
+        inverse_stretch=whole.inverse,
         log_det=check,
         failures=tuple(failures),
     )
 
 
 def _round_trips(
-    bijection: Bijection, x: Tensor, context: Context, failures: list[str]
+    bijection: Bijection,
+    x: Tensor,
+    context: Context,
+    using: Settings | None,
+    failures: list[str],
 ) -> dict[str, RoundTrip]:
     trips: dict[str, RoundTrip] = {}
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         with _reported(f"round trip {name}", failures):
-            trips[name] = round_trip(bijection, x, context, dtype=dtype)
+            trips[name] = round_trip(bijection, x, context, dtype=dtype, using=using)
     return trips
 
 
 def _efforts(
-    bijection: Bijection, x: Tensor, context: Context, failures: list[str]
-) -> tuple[dict[str, BlockSummary], dict[str, BlockSummary]]:
-    """What one pass in each direction costs, log-determinants included."""
-    with torch.no_grad(), record(bijection) as there, _reported("transform", failures):
-        x, _ = bijection(x, context=context)
-    with torch.no_grad(), record(bijection) as back, _reported("inverse", failures):
-        bijection.inverse_and_log_det(x, context=context)
-    return there.summary(), back.summary()
-
-
-def _log_dets(
     bijection: Bijection,
     x: Tensor,
     context: Context,
-    *,
-    samples: int,
-    chunk: int | None,
+    using: Settings | None,
     failures: list[str],
-) -> LogDetCheck | None:
-    if samples == 0:
-        return None
-    some = None if context is None else context[:samples]
-    with _reported("log-det", failures):
-        return log_det_check(bijection, x[:samples], some, chunk=chunk)
-    return None
+) -> tuple[dict[str, BlockSummary], dict[str, BlockSummary]]:
+    """What one pass in each direction costs, log-determinants included."""
+    with torch.no_grad(), record(bijection) as there, _reported("transform", failures):
+        x, _ = bijection(x, context=context, using=using)
+    with torch.no_grad(), record(bijection) as back, _reported("inverse", failures):
+        bijection.inverse_and_log_det(x, context=context, using=using)
+    return there.summary(), back.summary()
+
+
+def block_bounds(model: nn.Module) -> dict[str, Bounds]:
+    """Bi-Lipschitz bounds of every use of a fixed-point block, by module name.
+
+    Inside `Invert` they are exchanged. The products over the blocks bound how far the blocks of a
+    model stretch its input and its output. Source: Behrmann et al. 2021 (Understanding and
+    mitigating exploding inverses), table 1.
+    """
+    uses = list(_blocks(model))
+    bounds = {block: block.bounds() for block in dict.fromkeys(block for _, block, _ in uses)}
+    return {
+        name: bounds[block].swapped() if inverted else bounds[block]
+        for name, block, inverted in uses
+    }
+
+
+def _blocks(model: nn.Module) -> Iterator[tuple[str, FixedPointBlock, bool]]:
+    """Every use of a block, with its name and whether it is used backwards."""
+    uses = list(model.named_modules(remove_duplicate=False))
+    inverts = [f"{name}." if name else "" for name, module in uses if isinstance(module, Invert)]
+    for name, module in uses:
+        if isinstance(module, FixedPointBlock):
+            yield name, module, sum(name.startswith(outer) for outer in inverts) % 2 == 1
 
 
 @contextmanager
@@ -189,7 +213,7 @@ def _evaluation(model: nn.Module) -> Generator[None]:
 
 
 def _effort_lines(
-    direction: str, blocks: dict[str, BlockSummary], bounds: dict[str, BlockBound]
+    direction: str, blocks: dict[str, BlockSummary], bounds: dict[str, Bounds]
 ) -> list[str]:
     return [
         f"{direction} {name or 'model'}: {block.evaluations:.1f} evaluations a sample "

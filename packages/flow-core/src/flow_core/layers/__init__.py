@@ -1,11 +1,11 @@
 """Layers without fixed points: activations, convolutions, couplings, reshaping, priors."""
 
 from flow_core.layers.activations import (
-    SELU,
-    Elementwise,
+    ElementwiseBijection,
     LeakyReLU,
     LearnableLeakyReLU,
     RationalQuadraticSpline,
+    SELUTransform,
     SmoothLeakyReLU,
     SmoothTanh,
 )
@@ -25,10 +25,10 @@ from flow_core.layers.convolutions import (
 from flow_core.layers.couplings import (
     AdditiveCoupling,
     AffineCoupling,
-    BoundedExp,
-    HalfRangeSigmoid,
+    BoundedExpScale,
+    HalfRangeSigmoidScale,
     ScaleFunction,
-    Sigmoid,
+    SigmoidScale,
     ZeroConv2d,
     convolutional_conditioner,
     dense_conditioner,
@@ -51,26 +51,24 @@ from flow_core.layers.self_normalizing import (
     SelfNormLinear,
     SurrogateTerms,
     TrainingSurrogate,
-    approximate_inverses,
 )
 from flow_core.layers.split_prior import SplitPrior
 from flow_core.layers.squeeze import Squeeze
 
 __all__ = [
-    "SELU",
     "ActNorm",
     "AdditiveCoupling",
     "Affine",
     "AffineCoupling",
-    "BoundedExp",
+    "BoundedExpScale",
     "Conv1x1",
     "DataDependent",
-    "Elementwise",
+    "ElementwiseBijection",
     "ExactConv2d",
     "ExponentialConv2d",
     "FreeMatrix",
     "Geco",
-    "HalfRangeSigmoid",
+    "HalfRangeSigmoidScale",
     "HouseholderMatrix",
     "InverseConv2d",
     "InvertibleMatrix",
@@ -85,10 +83,11 @@ __all__ = [
     "RationalQuadraticSpline",
     "Reconstruction",
     "Reshape",
+    "SELUTransform",
     "ScaleFunction",
     "SelfNormConv2d",
     "SelfNormLinear",
-    "Sigmoid",
+    "SigmoidScale",
     "SmoothLeakyReLU",
     "SmoothTanh",
     "SplitPrior",
@@ -96,7 +95,6 @@ __all__ = [
     "SurrogateTerms",
     "TrainingSurrogate",
     "ZeroConv2d",
-    "approximate_inverses",
     "cinc",
     "convolutional_conditioner",
     "dense_conditioner",

@@ -4,11 +4,14 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Context
+from flow_core.bounds import Bounds
+from flow_core.contexts import Context
 from flow_core.layers.data_dependent import DataDependent
+from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
+from flow_core.layers.stretch import from_log_scales
+from flow_core.passes import Pass
 from flow_core.statistics import channel_moments
 
 # A scale at its bound would learn no more.
@@ -57,10 +60,9 @@ class ActNorm(DataDependent):
         """Size shown in the representation of a model."""
         return f"channels={self.bias.numel()}"
 
-    def fit(self, x: Tensor, *, context: Context = None) -> None:
+    def fit(self, x: Tensor, context: Context = None) -> None:
         """Set b and w from the mean and unbiased variance over all ranks."""
-        self._check(x)
-        mean, variance = channel_moments(x)
+        mean, variance = self._moments(x)
         self.bias.copy_(-mean)
         wanted = -0.5 * variance.clamp(min=self.variance_floor).log()
         bound = self.log_scale_bound
@@ -69,45 +71,33 @@ class ActNorm(DataDependent):
             wanted = bound * torch.atanh(within)
         self.log_scale.copy_(wanted)
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """(x + b)·e^w."""
-        self._require(x)
-        return (x + self._spread(self.bias, x)) * self._spread(self._log_scale(), x).exp()
+    @torch.no_grad()
+    def bounds(self) -> Bounds:
+        """The largest scale, and one over the smallest."""
+        return from_log_scales(self._log_scale())
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """y·e^(−w) − b."""
-        self._require(y)
-        return y * (-self._spread(self._log_scale(), y)).exp() - self._spread(self.bias, y)
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse other numbers of channels, and any use before initialization."""
+        require_channels(self, x, self.bias.numel(), how)
+        super()._prepare(x, how)
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(x + b)·e^w and Σ w over all values of a sample."""
-        return self.transform(x, context=context), self._log_det(x)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        log_scale = self._log_scale()
+        y = (x + spread(self.bias, x)) * spread(log_scale, x).exp()
+        return y, how.log_det(x, lambda: summed_over_pixels(log_scale.sum(), x))
 
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """y·e^(−w) − b and −Σ w over all values of a sample."""
-        return self.inverse(y, context=context), -self._log_det(y)
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        values_per_channel = math.prod(x.shape[2:])
-        return (values_per_channel * self._log_scale().sum()).expand(x.shape[0])
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        log_scale = self._log_scale()
+        x = y * (-spread(log_scale, y)).exp() - spread(self.bias, y)
+        return x, how.log_det(y, lambda: -summed_over_pixels(log_scale.sum(), y))
 
     def _log_scale(self) -> Tensor:
         bound = self.log_scale_bound
         return self.log_scale if bound is None else bound * torch.tanh(self.log_scale / bound)
 
-    def _spread(self, values: Tensor, x: Tensor) -> Tensor:
-        return values.view(-1, *(1,) * (x.ndim - 2))
-
-    def _require(self, x: Tensor) -> None:
-        self._check(x)
-        self.require_initialized()
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim < 2 or x.shape[1] != self.bias.numel():
-            raise ValueError(
-                f"expected {self.bias.numel()} channels in dimension 1, got shape {tuple(x.shape)}"
-            )
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every channel over all ranks."""
+        try:
+            return channel_moments(x)
+        except ValueError as error:
+            raise ValueError(f"ActNorm: {error}") from None

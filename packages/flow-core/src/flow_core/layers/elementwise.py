@@ -6,11 +6,14 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
-from flow_core.rounding import without_rounding
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds, ratio
+from flow_core.events import per_sample_sum
+from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
+from flow_core.layers.stretch import from_log_scales
+from flow_core.passes import Pass
 from flow_core.statistics import true_on_all_ranks
 
 
@@ -37,49 +40,35 @@ class LogitTransform(Bijection):
         """α shown in the representation of a model."""
         return f"alpha={self.alpha}"
 
-    def initialize(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """Look once whether the data lie in [0, 1], and transform them.
+    def bounds(self) -> Bounds:
+        """1/(4·(1 − 2α)) for the inverse; the logit has no largest slope where its values end."""
+        return Bounds(inverse=0.25 / (1 - 2 * self.alpha))
 
-        Raises:
-            ValueError: If a value lies outside [0, 1].
-        """
-        if not true_on_all_ranks((x >= 0) & (x <= 1)):
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Look once, in the pass that initializes, whether the data lie in [0, 1]."""
+        if not how.initializes or how.direction == "inverse":
+            return
+        inside = (x >= 0) & (x <= 1)
+        if not true_on_all_ranks(inside):
             raise ValueError(
-                f"expected values in [0, 1], got others here or on another rank, the first of "
-                f"them here {x[~((x >= 0) & (x <= 1))].flatten()[:3].tolist()}; scale the data, "
-                "for integers with Dequantized"
+                "LogitTransform: expected values in [0, 1], got others here or on another rank, "
+                f"the first of them here {x[~inside][:3].tolist()}; scale the data, for integers "
+                "with Dequantized"
             )
-        return self.transform(x, context=context)
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """logit(α + (1 − 2α)·x)."""
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         log_s, log_t = self._logs(x)
-        return log_s - log_t
+        return log_s - log_t, how.log_det(
+            x, lambda: per_sample_sum(self._log_slope() - log_s - log_t)
+        )
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """(sigmoid(y) − α) / (1 − 2α)."""
-        return (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        x = (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
 
-    @without_rounding
-    def transform_and_log_det(
-        self,
-        x: Tensor,
-        *,
-        context: Context = None,
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """logit(s) and Σ log(1 − 2α) − log s − log(1 − s)."""
-        log_s, log_t = self._logs(x)
-        return log_s - log_t, (self._log_slope() - log_s - log_t).flatten(1).sum(1)
+        def log_det() -> Tensor:
+            return per_sample_sum(F.logsigmoid(y) + F.logsigmoid(-y) - self._log_slope())
 
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The inverse and Σ log σ(y) + log σ(−y) − log(1 − 2α)."""
-        terms = F.logsigmoid(y) + F.logsigmoid(-y) - self._log_slope()
-        return self.inverse(y, context=context), terms.flatten(1).sum(1)
+        return x, how.log_det(y, log_det)
 
     def _logs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         slope = 1 - 2 * self.alpha
@@ -118,35 +107,22 @@ class Normalize(Bijection):
         """Size shown in the representation of a model."""
         return f"channels={self.mean.numel()}"
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """(x − mean) / std."""
-        return (x - self._spread(self.mean, x)) / self._spread(self.std, x)
+    def bounds(self) -> Bounds:
+        """One over the smallest std, and the largest."""
+        smallest, largest = self.std.aminmax()
+        return Bounds(ratio(1.0, float(smallest)), float(largest))
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """std·y + mean."""
-        return y * self._spread(self.std, y) + self._spread(self.mean, y)
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse other numbers of channels."""
+        require_channels(self, x, self.mean.numel(), how)
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(x − mean) / std and −Σ log std over all values of a sample."""
-        return self.transform(x, context=context), -self._log_std(x)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        y = (x - spread(self.mean, x)) / spread(self.std, x)
+        return y, how.log_det(x, lambda: -summed_over_pixels(self.std.log().sum(), x))
 
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """std·y + mean and Σ log std over all values of a sample."""
-        return self.inverse(y, context=context), self._log_std(y)
-
-    def _log_std(self, x: Tensor) -> Tensor:
-        return (math.prod(x.shape[2:]) * self.std.log().sum()).expand(x.shape[0])
-
-    def _spread(self, values: Tensor, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != values.numel():
-            raise ValueError(
-                f"expected {values.numel()} channels in dimension 1, got shape {tuple(x.shape)}"
-            )
-        return values.view(-1, *(1,) * (x.ndim - 2))
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        x = y * spread(self.std, y) + spread(self.mean, y)
+        return x, how.log_det(y, lambda: summed_over_pixels(self.std.log().sum(), y))
 
 
 @final
@@ -160,7 +136,7 @@ class Affine(Bijection):
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.log_scale = nn.Parameter(torch.zeros(tuple(shape)))
         self.shift = nn.Parameter(torch.zeros(tuple(shape)))
 
@@ -168,30 +144,14 @@ class Affine(Bijection):
         """Shape shown in the representation of a model."""
         return f"shape={tuple(self.shift.shape)}"
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """x·e^s + t."""
-        self._check(x)
-        return x * self.log_scale.exp() + self.shift
+    def bounds(self) -> Bounds:
+        """The largest scale, and one over the smallest."""
+        return from_log_scales(self.log_scale)
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """(y − t)·e^(−s)."""
-        self._check(y)
-        return (y - self.shift) * (-self.log_scale).exp()
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        y = x * self.log_scale.exp() + self.shift
+        return y, how.log_det(x, lambda: self.log_scale.sum().expand(x.shape[0]))
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """x·e^s + t and Σ s."""
-        return self.transform(x, context=context), self.log_scale.sum().expand(x.shape[0])
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(y − t)·e^(−s) and −Σ s."""
-        return self.inverse(y, context=context), -self.log_scale.sum().expand(y.shape[0])
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1:] != self.shift.shape:
-            raise ValueError(
-                f"expected samples of shape {tuple(self.shift.shape)}, got a batch {tuple(x.shape)}"
-            )
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        x = (y - self.shift) * (-self.log_scale).exp()
+        return x, how.log_det(y, lambda: -self.log_scale.sum().expand(y.shape[0]))

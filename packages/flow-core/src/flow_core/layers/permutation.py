@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Context
 from flow_core.layers.rearrangement import Rearrangement
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
 
 
 @final
 class Permutation(Rearrangement):
     """y[:, i] = x[:, index[i]], a fixed order of dimension 1; the log-determinant is 0.
+
+    Samples are of shape `(channels, ...)`, with any dimensions behind the channels.
 
     Args:
         index: The channel that each output channel comes from.
@@ -45,29 +45,18 @@ class Permutation(Rearrangement):
         """Size shown in the representation of a model."""
         return f"channels={self.index.numel()}"
 
-    @without_rounding
-    def transform(
-        self,
-        x: Float[Tensor, "batch channels *spatial"],
-        *,
-        context: Context = None,
-    ) -> Float[Tensor, "batch channels *spatial"]:
-        """The channels of x in the order `index`."""
-        return self._check(x).index_select(1, self.index)
-
-    @without_rounding
-    def inverse(
-        self,
-        y: Float[Tensor, "batch channels *spatial"],
-        *,
-        context: Context = None,
-    ) -> Float[Tensor, "batch channels *spatial"]:
-        """The channels of y back where they came from."""
-        return self._check(y).index_select(1, torch.argsort(self.index))
-
-    def _check(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != self.index.numel():
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse other numbers of channels."""
+        channels = self.index.numel()
+        if x.ndim < 2 or x.shape[1] != channels:
+            name = "x" if how.direction == "transform" else "y"
             raise ValueError(
-                f"expected {self.index.numel()} channels in dimension 1, got shape {tuple(x.shape)}"
+                f"Permutation: expected {name} of shape (batch, {channels}, ...), got "
+                f"{tuple(x.shape)}; the batch comes first"
             )
-        return x
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+    def _moved_back(self, y: Tensor) -> Tensor:
+        return y.index_select(1, torch.argsort(self.index))

@@ -1,26 +1,35 @@
 """What the layers that only move values have in common."""
 
-from jaxtyping import Float
+from abc import abstractmethod
+from typing import final
+
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
+from flow_core.passes import Pass, zeros
 
 
 class Rearrangement(Bijection):
     """A bijection whose outputs are its inputs in other places: every log-determinant is 0."""
 
-    def transform_and_log_det(
-        self, x: Float[Tensor, " batch *shape"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
-        """The values of x in their new places; the log-determinant is 0."""
-        return _with_log_det(self.transform(x, context=context))
+    @abstractmethod
+    def _moved(self, x: Tensor) -> Tensor:
+        """The values of x in their new places."""
 
-    def inverse_and_log_det(
-        self, y: Float[Tensor, " batch *out"], *, context: Context = None
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-        """The values of y back where they came from; the log-determinant is 0."""
-        return _with_log_det(self.inverse(y, context=context))
+    @abstractmethod
+    def _moved_back(self, y: Tensor) -> Tensor:
+        """The values of y back where they came from."""
 
+    @final
+    def bounds(self) -> Bounds:
+        """1: distances stay."""
+        return Bounds(1.0, 1.0)
 
-def _with_log_det(moved: Tensor) -> tuple[Tensor, Tensor]:
-    return moved, moved.new_zeros(moved.shape[0])
+    @final
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._moved(x), zeros(x)
+
+    @final
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._moved_back(y), zeros(y)

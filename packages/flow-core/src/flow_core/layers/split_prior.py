@@ -1,14 +1,16 @@
 """The learned prior of a part that leaves a multiscale model."""
 
 import math
+from collections.abc import Sequence
 from typing import cast, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
-from flow_core.rounding import without_rounding
+from flow_core.bijection import Bijection, fits
+from flow_core.contexts import Context
+from flow_core.events import per_sample_sum
+from flow_core.passes import Pass
 
 
 @final
@@ -24,14 +26,26 @@ class SplitPrior(Bijection):
     Args:
         conditioner: Maps h to `(batch, 2·c, ...)`: μ, then r, for c leaving channels.
         log_scale_bound: c, in nats.
+        event_shape: Shape of a leaving part, as far as the conditioner is made for one.
+        context_shape: Shape of a staying part, likewise.
     """
 
-    def __init__(self, conditioner: nn.Module, *, log_scale_bound: float = 4.0) -> None:
-        super().__init__()
+    uses_context = True
+
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        *,
+        log_scale_bound: float = 4.0,
+        event_shape: Sequence[int | None] | None = None,
+        context_shape: Sequence[int | None] | None = None,
+    ) -> None:
+        super().__init__(event_shape)
         if not 0 < log_scale_bound < math.inf:
             raise ValueError(f"expected a positive log_scale_bound, got {log_scale_bound}")
         self.conditioner = conditioner
         self.log_scale_bound = log_scale_bound
+        self.context_shape = None if context_shape is None else tuple(context_shape)
 
     @classmethod
     def convolutional(cls, staying: int, leaving: int, hidden: int) -> "SplitPrior":
@@ -43,53 +57,52 @@ class SplitPrior(Bijection):
             hidden: Channels between the convolutions.
         """
         last = nn.Conv2d(hidden, 2 * leaving, 3, padding=1)
-        return cls(nn.Sequential(nn.Conv2d(staying, hidden, 3, padding=1), nn.SiLU(), _zero(last)))
+        first = nn.Conv2d(staying, hidden, 3, padding=1)
+        return cls(
+            nn.Sequential(first, nn.SiLU(), _zero(last)),
+            event_shape=(leaving, None, None),
+            context_shape=(staying, None, None),
+        )
 
     @classmethod
     def dense(cls, staying: int, leaving: int, hidden: int) -> "SplitPrior":
         """Two linear layers on vectors; the identity at first."""
-        last = nn.Linear(hidden, 2 * leaving)
-        return cls(nn.Sequential(nn.Linear(staying, hidden), nn.SiLU(), _zero(last)))
+        last, first = nn.Linear(hidden, 2 * leaving), nn.Linear(staying, hidden)
+        return cls(
+            nn.Sequential(first, nn.SiLU(), _zero(last)),
+            event_shape=(leaving,),
+            context_shape=(staying,),
+        )
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """(x − μ)·e^(−s)."""
-        mean, log_scale = self._condition(x, context)
-        return (x - mean) * (-log_scale).exp()
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self._condition(x, how.context)
+        y = (x - mean) * (-log_scale).exp()
+        return y, how.log_det(x, lambda: -per_sample_sum(log_scale))
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """y·e^s + μ."""
-        mean, log_scale = self._condition(y, context)
-        return y * log_scale.exp() + mean
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(x − μ)·e^(−s) and −Σ s."""
-        mean, log_scale = self._condition(x, context)
-        return (x - mean) * (-log_scale).exp(), -log_scale.flatten(1).sum(1)
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """y·e^s + μ and Σ s."""
-        mean, log_scale = self._condition(y, context)
-        return y * log_scale.exp() + mean, log_scale.flatten(1).sum(1)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        mean, log_scale = self._condition(y, how.context)
+        x = y * log_scale.exp() + mean
+        return x, how.log_det(y, lambda: per_sample_sum(log_scale))
 
     def _condition(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """μ and s, each of the shape of x."""
-        if context is None:
-            raise ValueError("expected the staying part as context, got None")
-        mean, raw = cast(Tensor, self.conditioner(context)).chunk(2, dim=1)
-        if mean.shape != x.shape:
+        raw = cast(Tensor, self.conditioner(self._staying(context)))
+        if x.ndim < 2 or raw.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
             raise ValueError(
-                f"expected a conditioner that gives two times the shape {tuple(x.shape)} in "
-                f"dimension 1, got {tuple(mean.shape)} for each half"
+                f"SplitPrior: expected a conditioner that gives two times the shape "
+                f"{tuple(x.shape)} in dimension 1, got {tuple(raw.shape)}"
             )
+        mean, raw = raw.chunk(2, dim=1)
         return mean, self.log_scale_bound * torch.tanh(raw / self.log_scale_bound)
+
+    def _staying(self, context: Context) -> Tensor:
+        """The context, if the conditioner is made for it."""
+        # Asked for at the outermost call, unless a composition there says that it uses none.
+        if context is None:
+            raise ValueError("SplitPrior: expected the staying part as context, got None")
+        if self.context_shape is not None and not fits(context, self.context_shape):
+            raise self.refusal("a context", self.context_shape, context)
+        return context
 
 
 def _zero(layer: nn.Conv2d | nn.Linear) -> nn.Module:

@@ -2,12 +2,10 @@
 
 from typing import final
 
-from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Context
 from flow_core.layers.rearrangement import Rearrangement
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
 
 
 @final
@@ -22,7 +20,7 @@ class Squeeze(Rearrangement):
     """
 
     def __init__(self, factor: int = 2) -> None:
-        super().__init__()
+        super().__init__((None, None, None))
         if factor < 1:
             raise ValueError(f"expected a positive factor, got {factor}")
         self.factor = factor
@@ -31,38 +29,30 @@ class Squeeze(Rearrangement):
         """Factor shown in the representation of a model."""
         return f"factor={self.factor}"
 
-    @without_rounding
-    def transform(
-        self,
-        x: Float[Tensor, "batch c h w"],
-        *,
-        context: Context = None,
-    ) -> Float[Tensor, "batch c2 h2 w2"]:
-        """Pixels to channels."""
-        if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse images that the factor does not divide."""
+        _, channels, height, width = x.shape
+        f = self.factor
+        if how.direction == "transform" and (height % f or width % f):
             raise ValueError(
-                f"expected (batch, c, h, w) with h and w divisible by {self.factor}, got "
-                f"{tuple(x.shape)}"
+                f"Squeeze: expected x of height and width divisible by {f}, got {tuple(x.shape)}; "
+                "pad or crop the images, or squeeze less often"
             )
+        if how.direction == "inverse" and channels % (f * f):
+            raise ValueError(
+                f"Squeeze: expected y of channels divisible by {f * f}, got {tuple(x.shape)}"
+            )
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """Pixels to channels."""
         batch, c, h, w = x.shape
         f = self.factor
         # pixel_unshuffle leaves an empty batch in its old shape.
         cells = x.reshape(batch, c, h // f, f, w // f, f)
         return cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, c * f * f, h // f, w // f)
 
-    @without_rounding
-    def inverse(
-        self,
-        y: Float[Tensor, "batch c h w"],
-        *,
-        context: Context = None,
-    ) -> Float[Tensor, "batch c2 h2 w2"]:
+    def _moved_back(self, y: Tensor) -> Tensor:
         """Channels to pixels."""
-        if y.ndim != 4 or y.shape[1] % self.factor**2:
-            raise ValueError(
-                f"expected (batch, c, h, w) with c divisible by {self.factor**2}, got "
-                f"{tuple(y.shape)}"
-            )
         batch, c, h, w = y.shape
         f = self.factor
         cells = y.reshape(batch, c // (f * f), f, f, h, w)

@@ -24,6 +24,7 @@ from flow_core.lipschitz.activations import (
     make_activation,
 )
 from flow_core.lipschitz.batching import effective_weights, lipschitz_layers, update_lipschitz
+from flow_core.lipschitz.certified import Certified
 from flow_core.lipschitz.certify import (
     conv_certificate,
     conv_norm_exact,
@@ -33,12 +34,7 @@ from flow_core.lipschitz.certify import (
 from flow_core.lipschitz.conv import LipschitzConv2d
 from flow_core.lipschitz.layer import Effective, LipschitzLayer
 from flow_core.lipschitz.linear import LipschitzLinear
-from flow_core.lipschitz.report import (
-    Certified,
-    certified_maps,
-    lipschitz_certificate,
-    repair_lipschitz,
-)
+from flow_core.lipschitz.report import certified_maps, lipschitz_certificate, repair_lipschitz
 from flow_core.lipschitz.spectral import ExactSVD, GolubKahan, PowerIteration, SpectralMethod
 
 __all__ = [

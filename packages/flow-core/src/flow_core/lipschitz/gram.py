@@ -10,7 +10,7 @@ from jaxtyping import Bool, Complex128, Float64
 from torch import Tensor
 
 Kernel = Float64[Tensor, "rows columns size size"]
-Taps = Float64[Tensor, "size size columns size size columns"]
+TapProducts = Float64[Tensor, "size size columns size size columns"]
 
 EPS = torch.finfo(torch.float64).eps
 EIGENVALUE_SIDE = 768  # up to here all eigenvalues are as cheap as a proof by Cholesky
@@ -28,7 +28,7 @@ def narrow_side_last(kernel: Kernel) -> Float64[Tensor, "long short size size"]:
     return kernel.transpose(0, 1).flip(2, 3)
 
 
-def tap_products(kernel: Kernel) -> Taps:
+def tap_products(kernel: Kernel) -> TapProducts:
     """K_tᵀ K_s for every pair of taps t, s."""
     rows, columns, size, _ = kernel.shape
     taps = kernel.permute(0, 2, 3, 1).reshape(rows, -1)
@@ -78,7 +78,7 @@ def zero_padded_gram(kernel: Kernel, map_size: tuple[int, int]) -> Float64[Tenso
 
 
 def lag_block(
-    products: Taps, lag: tuple[int, int], map_size: tuple[int, int]
+    products: TapProducts, lag: tuple[int, int], map_size: tuple[int, int]
 ) -> Float64[Tensor, "columns_squared positions"]:
     """The entries of the Gram matrix that couple p with p + lag, for all such p."""
     size, (down, right), (height, width) = products.shape[0], lag, map_size

@@ -1,20 +1,21 @@
 """What the Lipschitz layers share: raw weights, a singular pair, and effective weights."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from flow_core.lipschitz.operators import Operator, Weights
+from flow_core.lipschitz.certified import Certified
+from flow_core.lipschitz.operators import StackedWeights, WeightOperator
 from flow_core.lipschitz.spectral import SpectralMethod, require_positive
 
 Effective = tuple[Tensor, Tensor | None]
 ZERO_INIT_DIVISOR = 1000.0
 
 
-class LipschitzLayer(nn.Module, ABC):
+class LipschitzLayer(Certified):
     """A linear layer whose effective weight is W / max(1, sigma / coeff).
 
     sigma = uᵀ A(W) v is linear in W: it is <W, direction> with a constant `direction` of the shape
@@ -61,7 +62,7 @@ class LipschitzLayer(nn.Module, ABC):
                 self.bias.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     @abstractmethod
-    def operator(self, weights: Weights) -> Operator:
+    def operator(self, weights: StackedWeights) -> WeightOperator:
         """The operators of this layer for a stack of raw weights."""
 
     @abstractmethod

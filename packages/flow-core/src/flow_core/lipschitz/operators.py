@@ -9,11 +9,11 @@ from torch.nn import functional
 
 Left = Float[Tensor, "batch rows"]
 Right = Float[Tensor, "batch columns"]
-Weights = Float[Tensor, "batch rows *rest"]
+StackedWeights = Float[Tensor, "batch rows *rest"]
 
 
 @runtime_checkable
-class Operator(Protocol):
+class WeightOperator(Protocol):
     """A batch of linear operators A, each from R^columns to R^rows."""
 
     @property
@@ -29,7 +29,7 @@ class Operator(Protocol):
         """Aᵀ u."""
         ...
 
-    def direction(self, u: Left, v: Right) -> Weights:
+    def direction(self, u: Left, v: Right) -> StackedWeights:
         """D with <W, D> = uᵀ A(W) v for every weight W, laid out like the weight."""
         ...
 

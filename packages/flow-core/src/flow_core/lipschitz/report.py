@@ -1,28 +1,19 @@
 """Certified Lipschitz bounds of the maps of a model, and their repair."""
 
 import math
-from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from flow_core.lipschitz.batching import lipschitz_layers
+from flow_core.lipschitz.certified import Certified
 from flow_core.lipschitz.layer import LipschitzLayer
 
 ROUNDING = 1e-6  # weights are stored in float32
 ROUNDS = 5
 
 
-@runtime_checkable
-class Certified(Protocol):
-    """A map with a proven Lipschitz bound."""
-
-    def certificate(self) -> float:
-        """Proven upper bound of the l2 Lipschitz constant, with the present weights."""
-        ...
-
-
 def certified_maps(model: nn.Module) -> dict[str, Certified]:
-    """The outermost modules that certify themselves, by name; a shared map is listed once.
+    """The outermost `Certified` modules of a model, by name; a shared one is listed once.
 
     A layer inside a certified map is part of it and not listed.
     """
@@ -89,7 +80,7 @@ def repair_map(name: str, module: Certified, target: float) -> None:
     Raises:
         ValueError: Its bound stays at 1 or above.
     """
-    layers = lipschitz_layers(module) if isinstance(module, nn.Module) else []
+    layers = lipschitz_layers(module)
     for layer in layers:
         enforce_coefficient(layer)
     for _ in range(ROUNDS):

@@ -13,7 +13,7 @@ from flow_solvers.krylov import golub_kahan
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flow_core.lipschitz.operators import Left, MatrixOperator, Operator, Right
+from flow_core.lipschitz.operators import Left, MatrixOperator, Right, WeightOperator
 
 LONGEST_CYCLE = 20
 
@@ -23,7 +23,9 @@ class SpectralMethod(ABC):
     """A recipe for the largest singular pair."""
 
     @abstractmethod
-    def refine(self, operator: Operator, v: Right, iterations: int | None) -> tuple[Left, Right]:
+    def refine(
+        self, operator: WeightOperator, v: Right, iterations: int | None
+    ) -> tuple[Left, Right]:
         """A pair from v; `iterations` >= 1 asks for exactly that many products with A and Aᵀ."""
 
     @property
@@ -52,7 +54,9 @@ class PowerIteration(SpectralMethod):
         """200."""
         return 200
 
-    def refine(self, operator: Operator, v: Right, iterations: int | None) -> tuple[Left, Right]:
+    def refine(
+        self, operator: WeightOperator, v: Right, iterations: int | None
+    ) -> tuple[Left, Right]:
         """At most `steps` iterations, or exactly `iterations`."""
         tolerance = self.tolerance if iterations is None else 0.0
         u, last = power_step(operator, v)
@@ -86,7 +90,9 @@ class GolubKahan(SpectralMethod):
         """One longest cycle."""
         return LONGEST_CYCLE
 
-    def refine(self, operator: Operator, v: Right, iterations: int | None) -> tuple[Left, Right]:
+    def refine(
+        self, operator: WeightOperator, v: Right, iterations: int | None
+    ) -> tuple[Left, Right]:
         """At most `cycles` cycles, or exactly `iterations` steps in the longest cycles."""
         if iterations is not None:
             return golub_kahan_steps(operator, v, iterations)
@@ -110,7 +116,9 @@ class ExactSVD(SpectralMethod):
         """1."""
         return 1
 
-    def refine(self, operator: Operator, v: Right, iterations: int | None) -> tuple[Left, Right]:
+    def refine(
+        self, operator: WeightOperator, v: Right, iterations: int | None
+    ) -> tuple[Left, Right]:
         """The pair, whatever the start and however many `iterations`.
 
         Raises:
@@ -126,13 +134,13 @@ class ExactSVD(SpectralMethod):
         return normalize(operator.apply(v)), v
 
 
-def power_step(operator: Operator, v: Right) -> tuple[Left, Right]:
+def power_step(operator: WeightOperator, v: Right) -> tuple[Left, Right]:
     """A v and AᵀA v, normalised."""
     u = normalize(operator.apply(v))
     return u, normalize(operator.adjoint(u))
 
 
-def golub_kahan_steps(operator: Operator, v: Right, steps: int) -> tuple[Left, Right]:
+def golub_kahan_steps(operator: WeightOperator, v: Right, steps: int) -> tuple[Left, Right]:
     """`steps` steps, in cycles that are as long as possible."""
     cycle = min(steps, LONGEST_CYCLE)
     u, v, _ = golub_kahan_cycle(operator, v, cycle)
@@ -140,7 +148,7 @@ def golub_kahan_steps(operator: Operator, v: Right, steps: int) -> tuple[Left, R
 
 
 def golub_kahan_cycle(
-    operator: Operator, v: Right, steps: int
+    operator: WeightOperator, v: Right, steps: int
 ) -> tuple[Left, Right, Float[Tensor, " batch"]]:
     """The best pair of the Krylov spaces of `steps` steps from v, and its relative residual.
 

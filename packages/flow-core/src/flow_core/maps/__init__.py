@@ -1,23 +1,17 @@
 """Contractions G: recipes (`LipschitzMap`) and what they bind to."""
 
-from flow_core.maps.compilation import compile_maps
-from flow_core.maps.dense import DenseBound, DenseLinearization, DenseNet
-from flow_core.maps.feedforward import FeedForwardBound, FeedForwardLinearization, FeedForwardNet
-from flow_core.maps.linearizations import FirstOrder, JacobianLinearization
-from flow_core.maps.lipschitz_map import LipschitzMap, frozen
-from flow_core.maps.together import bound_together
+from flow_core.maps.bound_net import BoundNet, DenseLinearization, NetLinearization
+from flow_core.maps.linearizations import FirstOrderPart
+from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.maps.nets import DenseNet, FeedForwardNet, LipschitzNet
 
 __all__ = [
-    "DenseBound",
+    "BoundNet",
     "DenseLinearization",
     "DenseNet",
-    "FeedForwardBound",
-    "FeedForwardLinearization",
     "FeedForwardNet",
-    "FirstOrder",
-    "JacobianLinearization",
+    "FirstOrderPart",
     "LipschitzMap",
-    "bound_together",
-    "compile_maps",
-    "frozen",
+    "LipschitzNet",
+    "NetLinearization",
 ]

@@ -20,8 +20,20 @@ class BoundActivation:
         return self.activation.value(a, dim, self.params)
 
     def value_and_slope(self, a: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        """φ(a) and φ'(a)."""
+        """φ(a), and what the products with φ'(a) need."""
         return self.activation.value_and_slope(a, dim, self.params)
+
+    def push(self, t: Tensor, slope: Tensor, dim: int) -> Tensor:
+        """φ'(a) t; see `Activation.push`."""
+        return self.activation.push(t, slope, dim)
+
+    def pull(self, g: Tensor, slope: Tensor, width: int, dim: int) -> Tensor:
+        """φ'(a)ᵀ g for inputs of `width` channels; see `Activation.pull`."""
+        return self.activation.pull(g, slope, width, dim)
+
+    def trace(self, slope: Tensor, matrix: Tensor) -> Tensor:
+        """The sum of matrix * φ'(a) over channels and pixels; see `Activation.trace`."""
+        return self.activation.trace(slope, matrix)
 
     def with_params(self, params: Sequence[Tensor]) -> "BoundActivation":
         """The same activation with other parameters."""

@@ -1,21 +1,122 @@
-"""Compilation of the maps of a model."""
+"""Compiled stretches of a solve, and a compiled linearization that is differentiable.
 
-from collections.abc import Iterable
+What is compiled follows from the settings of a call alone. Compiled code is kept here by what it
+was compiled for, never in a model: copies and pickles of models share it.
+"""
+# ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
-from torch import nn
+from collections.abc import Callable
+from functools import cache
+from types import FunctionType
+from typing import Any, Protocol, TypeAlias, cast
 
-from flow_core.maps.dense import DenseNet
-from flow_core.maps.pure import inductor
+import torch
+from flow_kernels.autograd import keep_signature
+from flow_solvers import BoundMap, JacobianLinearization, pull_back
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+StretchOfSolve: TypeAlias = Callable[..., tuple[Tensor, ...]]
+"""A function of (bound map, w, *arguments) without side effects."""
 
 
-def compile_maps(model: nn.Module, batch_sizes: Iterable[int]) -> None:
-    """Let Inductor fuse the evaluation of every dense net of `model` for these batch sizes.
+class Compilable(BoundMap, Protocol):
+    """A bound map that can be compiled."""
 
-    In small dimension that is every evaluation, the Newton solve and first derivatives; other nets
-    have their values compiled where no graph is wanted. The rest runs eager, derivatives of higher
-    order too. Needs a C++ compiler on CPU; the first evaluation of each kind compiles.
+    def run(self, function: StretchOfSolve, w: Tensor, *arguments: object) -> tuple[Tensor, ...]:
+        """`function(self, w, *arguments)`, without a graph."""
+        ...
+
+    def eager(self) -> "Compilable":
+        """The same map, never compiled."""
+        ...
+
+    def kind(self) -> tuple[object, ...]:
+        """Equal for maps that compiled code serves alike."""
+        ...
+
+
+def run_compiled(
+    function: StretchOfSolve, bound: Compilable, w: Tensor, *arguments: object
+) -> tuple[Tensor, ...]:
+    """`function(bound, w, *arguments)` by code that was compiled for such a map and batch."""
+    fused = _compiled(function, (w.shape, *bound.kind()))
+    # What is compiled is so for tensors of one kind only: for those without a graph.
+    plain = bound.eager().with_tensors([t.detach() for t in bound.tensors()])
+    with torch.no_grad():
+        return fused(plain, w.detach(), *arguments)
+
+
+def compiled_linearization(
+    bound: Compilable, w: Float[Tensor, "batch dim"]
+) -> JacobianLinearization:
+    """G(w) and J(w), differentiable to any order; first derivatives are compiled too.
+
+    Backward evaluates the net again: as a whole, and without the intermediate results that autograd
+    would have kept.
     """
-    runner = inductor(frozenset(batch_sizes))
-    for module in model.modules():
-        if isinstance(module, DenseNet):
-            module.runner = runner
+    numbers = cast("tuple[Tensor, Tensor]", _Whole.apply(bound, w, *bound.tensors()))
+    return JacobianLinearization(bound, w, *numbers)
+
+
+class _Whole(Function):
+    @staticmethod
+    def forward(bound: Compilable, w: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        del tensors
+        return bound.run(_numbers, w)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+        ctx.bound, *sources = inputs
+        ctx.save_for_backward(*sources)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        w, *tensors = ctx.saved_tensors
+        bound = cast(Compilable, ctx.bound.with_tensors(tensors))
+        if torch.is_grad_enabled():
+            return (None, *_differentiable_pull(bound.eager(), (w, *tensors), cotangents))
+        return (None, *bound.run(_pull, w, *cotangents))
+
+
+keep_signature(_Whole)
+
+
+def _differentiable_pull(
+    bound: BoundMap, sources: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """Gradients by the point and the tensors that can be differentiated again."""
+    inputs = [t.view_as(t) if t.requires_grad else t for t in sources]
+    outputs = _numbers(bound.with_tensors(inputs[1:]), inputs[0])
+    wanted = [t for t in inputs if t.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
+    return [next(found) if t.requires_grad else None for t in inputs]
+
+
+def _numbers(bound: BoundMap, w: Tensor) -> tuple[Tensor, ...]:
+    linearization = bound.linearize(w)
+    return linearization.value, linearization.jacobian()
+
+
+def _pull(bound: BoundMap, w: Tensor, value: Tensor, jacobian: Tensor) -> tuple[Tensor, ...]:
+    by_w, by_tensors = pull_back(bound, w, value, jacobian)
+    return by_w, *by_tensors
+
+
+@cache
+def _compiled(function: StretchOfSolve, kind: tuple[object, ...]) -> StretchOfSolve:
+    """The function compiled for one use, one batch and one architecture."""
+    del kind
+    return torch.compile(_own_code(function), fullgraph=True, dynamic=False)
+
+
+def _own_code(function: StretchOfSolve) -> StretchOfSolve:
+    """The same function with a code object of its own.
+
+    What is compiled hangs on the code object, and only so many variants may hang on one.
+    """
+    plain = cast(FunctionType, function)
+    own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
+    own.__kwdefaults__, own.__defaults__ = plain.__kwdefaults__, plain.__defaults__
+    return own

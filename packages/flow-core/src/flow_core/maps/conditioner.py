@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flow_core.bijection import Context
+from flow_core.contexts import Context
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -17,9 +17,15 @@ class Conditioner(nn.Module):
     """
 
     def __init__(
-        self, context_features: int, widths: Sequence[int], map_size: tuple[int, int] | None
+        self,
+        owner: str,
+        context_features: int,
+        widths: Sequence[int],
+        map_size: tuple[int, int] | None,
     ) -> None:
+        """Make a layer for hidden layers of these widths; `owner` is what errors are about."""
         super().__init__()
+        self.owner = owner
         if context_features < 1:
             raise ValueError(f"expected at least one context feature, got {context_features}")
         self.widths = list(widths)
@@ -47,7 +53,7 @@ class Conditioner(nn.Module):
     def _checked(self, context: Tensor | None) -> Tensor:
         dtype = self.layer.weight.dtype
         shape = ", ".join(str(n) for n in ("batch", *self.context_shape))
-        expected = f"expected a context of shape ({shape}) and {dtype}, as the map was built, got"
+        expected = f"{self.owner}: expected a context of shape ({shape}) and {dtype}, as built, got"
         if context is None:
             raise ValueError(f"{expected} None")
         if context.shape[1:] != self.context_shape or context.ndim != len(self.context_shape) + 1:

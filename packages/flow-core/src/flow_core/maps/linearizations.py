@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from flow_solvers import BoundMap, Index
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,35 +12,7 @@ _CPU_SAMPLES = 1024
 
 
 @dataclass(frozen=True)
-class JacobianLinearization:
-    """G at one point with its whole Jacobian, for vectors of small dimension."""
-
-    bound: BoundMap
-    point: Float[Tensor, "batch dim"]
-    value: Float[Tensor, "batch dim"]
-    matrix: Float[Tensor, "batch dim dim"]
-
-    def jvp(self, tangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
-        """J t."""
-        return (self.matrix * tangent.unsqueeze(-2)).sum(-1)
-
-    def vjp(self, cotangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
-        """Jᵀ g."""
-        return (self.matrix * cotangent.unsqueeze(-1)).sum(-2)
-
-    def jacobian(self) -> Float[Tensor, "batch dim dim"]:
-        """J as a matrix per sample."""
-        return self.matrix
-
-    def select(self, index: Index) -> "JacobianLinearization":
-        """The same linearization for a subset of the batch."""
-        return JacobianLinearization(
-            self.bound.select(index), self.point[index], self.value[index], self.matrix[index]
-        )
-
-
-@dataclass(frozen=True)
-class FirstOrder:
+class FirstOrderPart:
     """The part of J that crosses at most one nonlinearity.
 
     Attributes:

@@ -4,9 +4,6 @@ Matrices act on the last dimension, kernels `(out, in, k, k)` on images `(..., c
 any number of leading probe dimensions.
 """
 
-from functools import reduce
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,22 +41,6 @@ def bias_of(layer: LipschitzLayer) -> Tensor:
     return layer.bias
 
 
-def scale_inputs(weights: Tensor, scales: Tensor) -> Tensor:
-    """W diag(scales) of stacked weights: one factor per net and input channel."""
-    return weights * scales.view(len(scales), 1, -1, *(1,) * (weights.ndim - 3))
-
-
-def through(t: Tensor, slope: Tensor, dim: int) -> Tensor:
-    """φ' t: every output of a concatenating activation reads a copy of the same tangent."""
-    width = t.shape[dim]
-    if slope.shape[dim] == width:
-        return slope * t
-    copies = torch.unflatten(slope, dim, (-1, width)) * t.unsqueeze(dim - 1)
-    return copies.flatten(dim - 1, dim)
-
-
-def through_transpose(g: Tensor, slope: Tensor, width: int, dim: int) -> Tensor:
-    """The transpose of `through` for tangents of `width` channels: the copies are added up."""
-    pairs = zip(torch.split(slope, width, dim), torch.split(g, width, dim), strict=True)
-    first, *others = pairs
-    return reduce(lambda total, pair: torch.addcmul(total, *pair), others, torch.mul(*first))
+def centre_tap(weight: Tensor) -> Tensor:
+    """The centre tap of a kernel, or the matrix itself."""
+    return weight if weight.ndim == 2 else weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]

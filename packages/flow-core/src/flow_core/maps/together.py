@@ -1,44 +1,33 @@
-"""Binding all maps of a model together: one set of operations for those of one shape."""
+"""Binding all small maps of a model at once: one set of operations for those of one shape."""
 
 from collections import defaultdict
-from collections.abc import Generator, Hashable
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
 
+import torch
 from torch import nn
 
-from flow_core.maps.lipschitz_map import BOUND, HELD, LipschitzMap, binding
+from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.passes import Held
 
 
-@contextmanager
-def bound_together(model: nn.Module) -> Generator[None]:
-    """Bind the small maps of `model` now, for all evaluations inside.
+def bound_together(
+    model: nn.Module, known: Mapping[LipschitzMap, Held]
+) -> dict[LipschitzMap, Held]:
+    """The small maps of `model` that are not known yet, bound for one pass in this grad mode.
 
     Small ones are those whose `binding_key` is not None: they spend their time in launching
-    operations. Larger ones are bound where they are used, so that they can be checkpointed, sharded
-    and hooked on their own.
-
-    For one pass through a model, whose parameters do not change on the way: what is bound lives as
-    long as the context and belongs to it, not to the modules. Contexts nest; inner ones bind only
-    what outer ones have not. A part of `model` that is checkpointed on its own would bind a second
-    time when it is recomputed, which torch refuses: checkpoint the model as a whole.
+    operations. Larger ones and sharded ones are bound where they are used, so that they can be
+    sharded and hooked on their own.
     """
-    outer = BOUND.get()
     groups: defaultdict[Hashable, list[LipschitzMap]] = defaultdict(list)
     for module in model.modules():
-        if isinstance(module, LipschitzMap) and not _bound_already(module):
+        if isinstance(module, LipschitzMap) and module not in known:
             key = module.binding_key()
             if key is not None:
                 groups[type(module), key].append(module)
-    inner = dict(outer)
+    graph = torch.is_grad_enabled()
+    bound: dict[LipschitzMap, Held] = {}
     for maps in groups.values():
-        bounds = maps[0].bind_group(maps)
-        inner.update(zip(map(binding, maps), bounds, strict=True))
-    token = BOUND.set(inner)
-    try:
-        yield
-    finally:
-        BOUND.reset(token)
-
-
-def _bound_already(m: LipschitzMap) -> bool:
-    return id(m) in HELD.get() or binding(m) in BOUND.get()
+        made = maps[0].bind_group(maps)
+        bound.update({m: Held(b, graph) for m, b in zip(maps, made, strict=True)})
+    return bound

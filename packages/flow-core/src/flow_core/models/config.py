@@ -19,7 +19,7 @@ Linear: TypeAlias = Literal[
 Mixing: TypeAlias = Literal[
     "none", "conv1x1", "lu", "orthogonal", "householder", "reverse", "shuffle"
 ]
-Activation: TypeAlias = Literal[
+ActivationName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
@@ -68,7 +68,7 @@ class FlowConfig:
     coupling_width: int = 512
     macow_width: int = 4
     split_prior: bool = True
-    activation: Activation = "none"
+    activation: ActivationName = "none"
     n_bins: int = 5
     tail_bound: float = 10.0
     individual: bool = False
@@ -101,7 +101,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "linear": get_args(Linear),
     "mixing": get_args(Mixing),
     "coupling": get_args(CouplingKind),
-    "activation": get_args(Activation),
+    "activation": get_args(ActivationName),
 }
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")

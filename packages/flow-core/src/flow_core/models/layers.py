@@ -1,6 +1,7 @@
 """The layers that a config names, for images of a size."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 from flow_core.bijection import Bijection
@@ -9,11 +10,11 @@ from flow_core.layers import (
     ActNorm,
     AdditiveCoupling,
     AffineCoupling,
-    BoundedExp,
+    BoundedExpScale,
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
-    HalfRangeSigmoid,
+    HalfRangeSigmoidScale,
     HouseholderMatrix,
     InverseConv2d,
     LeakyReLU,
@@ -24,7 +25,8 @@ from flow_core.layers import (
     RationalQuadraticSpline,
     SelfNormConv2d,
     SelfNormLinear,
-    Sigmoid,
+    SELUTransform,
+    SigmoidScale,
     SmoothLeakyReLU,
     SmoothTanh,
     cinc,
@@ -34,8 +36,7 @@ from flow_core.layers import (
     inverse_flow_unit,
     macow_unit,
 )
-from flow_core.layers.activations import SELU
-from flow_core.models.config import Activation, CouplingKind, FlowConfig, Linear, Mixing
+from flow_core.models.config import ActivationName, CouplingKind, FlowConfig, Linear, Mixing
 
 Shape: TypeAlias = tuple[int, int, int]
 # Glow standardises every channel that varies at all.
@@ -87,7 +88,8 @@ def _after_conv1x1(make: Maker) -> Maker:
 
 def _additive(channels: int, width: int) -> Bijection:
     half = channels // 2
-    return AdditiveCoupling(convolutional_conditioner(half, channels - half, width))
+    conditioner = convolutional_conditioner(half, channels - half, width)
+    return AdditiveCoupling(conditioner, (channels, None, None))
 
 
 _LINEAR: dict[Linear, Maker] = {
@@ -121,7 +123,7 @@ _LINEAR: dict[Linear, Maker] = {
     ),
 }
 
-_ACTIVATIONS: dict[Activation, Callable[[FlowConfig, tuple[int, ...]], Bijection]] = {
+_ACTIVATIONS: dict[ActivationName, Callable[[FlowConfig, tuple[int, ...]], Bijection]] = {
     "slr": lambda config, shape: SmoothLeakyReLU(),
     "leaky": lambda config, shape: LeakyReLU(),
     "learnable-leaky": lambda config, shape: LearnableLeakyReLU(),
@@ -129,7 +131,7 @@ _ACTIVATIONS: dict[Activation, Callable[[FlowConfig, tuple[int, ...]], Bijection
     "spline": lambda config, shape: RationalQuadraticSpline(
         config.n_bins, config.tail_bound, shape=shape if config.individual else None
     ),
-    "selu": lambda config, shape: SELU(),
+    "selu": lambda config, shape: SELUTransform(),
 }
 
 _MIXING: dict[Mixing, Callable[[int], Bijection]] = {
@@ -142,10 +144,8 @@ _MIXING: dict[Mixing, Callable[[int], Bijection]] = {
 }
 
 _COUPLINGS: dict[CouplingKind, Callable[[int, int], Bijection]] = {
-    "affine": lambda channels, width: AffineCoupling.convolutional(channels, width, BoundedExp()),
-    "sigmoid": lambda channels, width: AffineCoupling.convolutional(channels, width, Sigmoid()),
-    "half-range": lambda channels, width: AffineCoupling.convolutional(
-        channels, width, HalfRangeSigmoid()
-    ),
+    "affine": partial(AffineCoupling.convolutional, scale=BoundedExpScale()),
+    "sigmoid": partial(AffineCoupling.convolutional, scale=SigmoidScale()),
+    "half-range": partial(AffineCoupling.convolutional, scale=HalfRangeSigmoidScale()),
     "additive": _additive,
 }

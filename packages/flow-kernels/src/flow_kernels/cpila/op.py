@@ -12,6 +12,7 @@ they accept no Function that has a `jvp`, and fuse it themselves.
 from typing import Any, cast
 
 import torch
+from flow_solvers.precision import widen
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
@@ -24,7 +25,6 @@ from flow_kernels.autograd import (
     primals,
 )
 from flow_kernels.cpila import cpu, gpu, reference
-from flow_kernels.pila import widen
 
 Grads = tuple[Tensor | None, ...]
 

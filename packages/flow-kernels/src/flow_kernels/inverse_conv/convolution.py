@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+from flow_solvers.precision import without_autocast
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
@@ -22,7 +23,6 @@ from flow_kernels.autograd import (
     is_differentiated,
     keep_signature,
     primals,
-    without_autocast,
 )
 from flow_kernels.inverse_conv.orders import adjoint, canonical, flipped, padding
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from flow_solvers.precision import widen, without_autocast
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
@@ -22,13 +23,11 @@ from flow_kernels.autograd import (
     is_transformed,
     keep_signature,
     primals,
-    without_autocast,
 )
 from flow_kernels.inverse_conv import gpu
 from flow_kernels.inverse_conv.convolution import convolve, over_samples, products
 from flow_kernels.inverse_conv.orders import Order, adjoint, canonical, codes
 from flow_kernels.inverse_conv.wavefront import solve_canonical
-from flow_kernels.pila import widen
 
 _IMAGES = 4
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

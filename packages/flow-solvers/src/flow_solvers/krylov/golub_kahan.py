@@ -11,7 +11,7 @@ from flow_solvers.krylov.process import OrthonormalRows, unit
 
 
 @dataclass(frozen=True)
-class GolubKahan:
+class Bidiagonalization:
     """A V_m = U_m B with B upper bidiagonal, and Aᵀ U_m = V_m Bᵀ + β_m v_{m+1} e_mᵀ.
 
     Attributes:
@@ -42,7 +42,7 @@ def golub_kahan(
     steps: int,
     *,
     batch_dims: int = 1,
-) -> GolubKahan:
+) -> Bidiagonalization:
     """Bidiagonalise A from a start vector of its domain (Golub and Kahan 1965).
 
     Costs `steps` products with A and with Aᵀ. Both bases are orthogonalised twice: a single pass
@@ -75,7 +75,7 @@ def golub_kahan(
         if step + 1 < steps:
             image = matvec(right.last.reshape(start.shape)).reshape(first.shape)
             alphas.append(left.add(image)[1])
-    return GolubKahan(
+    return Bidiagonalization(
         left.rows.reshape(*leading, steps, first.shape[1]),
         right.rows.reshape(*leading, steps + 1, direction.shape[1]),
         torch.stack(alphas, dim=1).reshape(*leading, steps),

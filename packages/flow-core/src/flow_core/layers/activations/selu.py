@@ -6,14 +6,13 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flow_core.bijection import Context
-from flow_core.layers.activations.base import Elementwise
+from flow_core.bounds import Bounds
+from flow_core.layers.activations.base import ElementwiseBijection
 from flow_core.lipschitz.activations.rectifier import SELU_ALPHA, SELU_SCALE
-from flow_core.rounding import without_rounding
 
 
 @final
-class SELU(Elementwise):
+class SELUTransform(ElementwiseBijection):
     """y = λ·x for x > 0 and y = λα·(e^x − 1) below, from the real line onto y > −λα.
 
     log f'(x) = log λ for x > 0 and log(λα) + x below. λα = 1.758 is the `limit`. The inverse is
@@ -25,19 +24,20 @@ class SELU(Elementwise):
 
     limit = SELU_SCALE * SELU_ALPHA
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+    def bounds(self) -> Bounds:
+        """λα, the slope just below 0; the inverse has no largest slope where its values end."""
+        return Bounds(self.limit)
+
+    def value(self, x: Tensor) -> Tensor:
         """λ·x or λα·(e^x − 1)."""
         # Unfilled, the branch not taken would overflow, and its gradient be NaN.
         below = torch.expm1(x.masked_fill(x > 0, 0))
         return torch.where(x > 0, SELU_SCALE * x, self.limit * below)
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+    def inverse_value(self, y: Tensor) -> Tensor:
         """y/λ or log(1 + y/(λα))."""
         return torch.where(y > 0, y / SELU_SCALE, torch.log1p(y / self.limit))
 
-    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log λ or log(λα) + x."""
         return torch.where(x > 0, math.log(SELU_SCALE), math.log(self.limit) + x)

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow_core.bijection import Context
-from flow_core.layers.activations.base import Elementwise
+from flow_core.bounds import Bounds
+from flow_core.layers.activations.base import ElementwiseBijection
 from flow_core.layers.activations.newton import newton_root, newton_steps
-from flow_core.rounding import without_rounding
+from flow_core.layers.stretch import from_slopes
 
 
 @final
-class SmoothLeakyReLU(Elementwise):
+class SmoothLeakyReLU(ElementwiseBijection):
     """y = α·x + (1 − α)·log(1 + e^x): slope α far below 0, slope 1 far above.
 
     f'(x) = α + (1 − α)·σ(x) = (α + e^x)/(1 + e^x). The inverse has no closed form. Source: Keller
@@ -41,18 +41,19 @@ class SmoothLeakyReLU(Elementwise):
         """α shown in the representation of a model."""
         return f"alpha={self.alpha}"
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+    def bounds(self) -> Bounds:
+        """1 and 1/α."""
+        return from_slopes(self.alpha, 1.0)
+
+    def value(self, x: Tensor) -> Tensor:
         """α·x + (1 − α)·log(1 + e^x)."""
         return self.alpha * x + (1 - self.alpha) * _softplus(x)
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+    def inverse_value(self, y: Tensor) -> Tensor:
         """The x with α·x + (1 − α)·log(1 + e^x) = y."""
         start = torch.minimum(y, y / self.alpha)
-        return newton_root(self.transform, self._slope, y, start, self._steps)
+        return newton_root(self.value, self._slope, y, start, self._steps)
 
-    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log(α + e^x) − log(1 + e^x), which is exactly 0 or log α far from 0."""
         log_alpha = math.log(self.alpha)
@@ -65,7 +66,7 @@ class SmoothLeakyReLU(Elementwise):
 
 
 @final
-class SmoothTanh(Elementwise):
+class SmoothTanh(ElementwiseBijection):
     """y = tanh(α·x) + β·x: slope α + β at 0, slope β far away.
 
     f'(x) = β + α/cosh²(αx). The inverse has no closed form. Source: Keller et al. 2021 (Self
@@ -95,18 +96,19 @@ class SmoothTanh(Elementwise):
         """α and β shown in the representation of a model."""
         return f"alpha={self.alpha}, beta={self.beta}"
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+    def bounds(self) -> Bounds:
+        """α + β and 1/β."""
+        return from_slopes(self.beta, self.alpha + self.beta)
+
+    def value(self, x: Tensor) -> Tensor:
         """tanh(α·x) + β·x."""
         return torch.tanh(self.alpha * x) + self.beta * x
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+    def inverse_value(self, y: Tensor) -> Tensor:
         """The x with tanh(α·x) + β·x = y."""
         size = torch.maximum(y.abs() / (self.alpha + self.beta), (y.abs() - 1) / self.beta)
-        return newton_root(self.transform, self._slope, y, size.copysign(y), self._steps)
+        return newton_root(self.value, self._slope, y, size.copysign(y), self._steps)
 
-    @without_rounding
     def log_slope(self, x: Tensor) -> Tensor:
         """log(β + α/cosh²(αx))."""
         return self._slope(x).log()

@@ -6,11 +6,12 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.events import per_sample_sum
 from flow_core.layers.activations.rational_quadratic import Piece
+from flow_core.passes import Pass, zeros
 
 
 @final
@@ -42,7 +43,7 @@ class RationalQuadraticSpline(Bijection):
         min_height: float = 1e-3,
         min_slope: float = 1e-3,
     ) -> None:
-        super().__init__()
+        super().__init__(shape)
         if bins < 2 or not 0 < tail_bound < math.inf:
             raise ValueError(
                 "expected at least two bins and a positive tail_bound, got "
@@ -66,38 +67,22 @@ class RationalQuadraticSpline(Bijection):
         """Size shown in the representation of a model."""
         return f"bins={self.bins}, tail_bound={self.tail_bound}, shape={self.shape}"
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """The spline within [−B, B], x outside."""
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         piece, inner, tails = self._enter(x, inverse=False)
-        return torch.where(tails, x, piece.value(inner))
+        y = torch.where(tails, x, piece.value(inner))
+        return y, how.log_det(
+            x, lambda: per_sample_sum(piece.log_slope(inner).masked_fill(tails, 0))
+        )
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """The inverse of the spline within [−B, B], y outside."""
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         piece, inner, tails = self._enter(y, inverse=True)
-        return torch.where(tails, y, piece.inverse(inner))
-
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The spline and Σ log f'(x), where only [−B, B] counts."""
-        piece, inner, tails = self._enter(x, inverse=False)
-        log_slope = piece.log_slope(inner).masked_fill(tails, 0)
-        return torch.where(tails, x, piece.value(inner)), log_slope.flatten(1).sum(1)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """x = f⁻¹(y) and −Σ log f'(x)."""
-        piece, inner, tails = self._enter(y, inverse=True)
+        if not how.wants_log_det:
+            return torch.where(tails, y, piece.inverse(inner)), zeros(y)
         x, log_slope = piece.inverse_and_log_slope(inner)
-        return torch.where(tails, y, x), -log_slope.masked_fill(tails, 0).flatten(1).sum(1)
+        return torch.where(tails, y, x), -per_sample_sum(log_slope.masked_fill(tails, 0))
 
     def _enter(self, v: Tensor, *, inverse: bool) -> tuple[Piece, Tensor, Tensor]:
         """The piece of every value, the values held within [−B, B], and which lie outside."""
-        if self.shape is not None and v.shape[1:] != self.shape:
-            raise ValueError(
-                f"expected samples of shape {self.shape}, got a batch {tuple(v.shape)}"
-            )
         # Values outside are moved in: the piece would overflow there, and its gradient be NaN.
         held = v.clamp(-self.tail_bound, self.tail_bound)
         return self._piece(held, inverse=inverse), held, v.abs() >= self.tail_bound

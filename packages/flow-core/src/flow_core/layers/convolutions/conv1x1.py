@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds, ratio
 from flow_core.layers.matrices import FreeMatrix, InvertibleMatrix
-from flow_core.rounding import without_rounding
+from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
+from flow_core.passes import Pass
 
 
 @final
@@ -29,46 +31,29 @@ class Conv1x1(Bijection):
         self.matrix = FreeMatrix(matrix) if isinstance(matrix, int) else matrix
         self.bias = nn.Parameter(torch.zeros(self.matrix.size)) if bias else None
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """W·x + b."""
-        pixels = self._check(x).reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    @torch.no_grad()
+    def bounds(self) -> Bounds:
+        """The largest singular value of W and one over the smallest, in float64."""
+        values = torch.linalg.svdvals(self.matrix.dense().double())
+        largest, smallest = float(values[0]), float(values[-1])
+        # More than the error of LAPACK, which is relative to the largest.
+        error = 10 * self.matrix.size * torch.finfo(torch.float64).eps * largest
+        return Bounds(largest + error, ratio(1.0, smallest - error))
+
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse other numbers of channels."""
+        require_channels(self, x, self.matrix.size, how)
+
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        pixels = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
         y = (self.matrix.dense() @ pixels).view(x.shape)
-        return y if self.bias is None else y + self._spread(self.bias, x)
+        y = y if self.bias is None else y + spread(self.bias, x)
+        return y, how.log_det(x, lambda: summed_over_pixels(self.matrix.log_abs_det(), x))
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """W⁻¹·(y − b)."""
-        centred = (
-            self._check(y) if self.bias is None else self._check(y) - self._spread(self.bias, y)
-        )
-        return over_pixels(self.matrix.solve, centred)
-
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W·x + b and log|det W| for every pixel."""
-        return self.transform(x, context=context), self._log_det(x)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W⁻¹·(y − b) and −log|det W| for every pixel."""
-        return self.inverse(y, context=context), -self._log_det(y)
-
-    @without_rounding
-    def _log_det(self, x: Tensor) -> Tensor:
-        return (math.prod(x.shape[2:]) * self.matrix.log_abs_det()).expand(x.shape[0])
-
-    def _spread(self, values: Tensor, x: Tensor) -> Tensor:
-        return values.view(-1, *(1,) * (x.ndim - 2))
-
-    def _check(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != self.matrix.size:
-            raise ValueError(
-                f"expected {self.matrix.size} channels in dimension 1, got shape {tuple(x.shape)}"
-            )
-        return x
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        centred = y if self.bias is None else y - spread(self.bias, y)
+        x = over_pixels(self.matrix.solve, centred)
+        return x, how.log_det(y, lambda: -summed_over_pixels(self.matrix.log_abs_det(), y))
 
 
 def over_pixels(

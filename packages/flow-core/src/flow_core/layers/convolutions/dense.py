@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.convolution import same_conv2d
 from flow_core.layers.convolutions.conv1x1 import over_pixels
 from flow_core.layers.matrices import random_orthogonal
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
 
 _INITIAL_GAIN = 0.01
 
@@ -30,7 +30,7 @@ class DenseConv2d(Bijection):
     """
 
     def __init__(self, channels: int, kernel_size: int, map_size: tuple[int, int]) -> None:
-        super().__init__()
+        super().__init__((channels, *map_size))
         if min(channels, kernel_size, *map_size) < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 "expected positive sizes and an odd kernel_size, got "
@@ -45,53 +45,35 @@ class DenseConv2d(Bijection):
         channels, _, size, _ = self.weight.shape
         return f"channels={channels}, kernel_size={size}, map_size={self.map_size}"
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """W∗x + b."""
-        return same_conv2d(self._check(x), self.weight, self.bias)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        y = same_conv2d(x, self.weight, self.bias)
+        return y, how.log_det(x, lambda: self._log_det(self.weight, x))
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W∗x + b and log|det W|."""
-        return self.transform(x, context=context), self._log_det(self.weight, x)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
+    def _solve(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """The solution of W∗x = y − b, and −log|det W|."""
-        return self.inverse(y, context=context), -self._log_det(self.weight, y)
+        x = self._solution(y - self.bias.view(-1, 1, 1))
+        return x, how.log_det(y, lambda: -self._log_det(self.weight, y))
 
-    @without_rounding
     def _log_det(self, weight: Tensor, x: Tensor) -> Tensor:
         """log|det| of the convolution with a kernel, for every image."""
         return dense_log_abs_det(weight, self.map_size).expand(x.shape[0])
 
-    def _solve(self, y: Tensor) -> Tensor:
-        """Solve W∗x = y − b."""
-        centred = self._check(y) - self.bias.view(-1, 1, 1)
+    def _solution(self, centred: Tensor) -> Tensor:
+        """The x with W∗x = y − b."""
         if self.weight.shape[-1] == 1:
             matrix = self.weight.flatten(1)
             return over_pixels(partial(torch.linalg.solve, matrix), centred)
         matrix = dense_matrix(self.weight, self.map_size)
         solved: Tensor = torch.linalg.solve(matrix, centred.flatten(1).mT)
-        return solved.mT.reshape(y.shape)
-
-    def _check(self, x: Tensor) -> Tensor:
-        expected = (self.weight.shape[0], *self.map_size)
-        if x.shape[1:] != expected:
-            raise ValueError(f"expected images of shape {expected}, got a batch {tuple(x.shape)}")
-        return x
+        return solved.mT.reshape(centred.shape)
 
 
 @final
 class ExactConv2d(DenseConv2d):
     """A zero-padded convolution trained on its exact log-determinant."""
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """Solve W∗x = y − b."""
-        return self._solve(y)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._solve(y, how)
 
 
 def dense_matrix(

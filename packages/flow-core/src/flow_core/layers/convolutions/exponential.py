@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.convolution import same_conv2d
 from flow_core.lipschitz import LipschitzConv2d
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
 
 _LARGEST = 50.0
 
@@ -34,64 +34,49 @@ class ExponentialConv2d(Bijection):
     def __init__(
         self, channels: int, kernel_size: int, map_size: tuple[int, int], *, coeff: float = 0.9
     ) -> None:
-        super().__init__()
+        super().__init__((channels, *map_size))
         self.conv = LipschitzConv2d(
             channels, channels, kernel_size, map_size, coeff=coeff, bias=False
         )
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """exp(K)·x."""
-        return self._exponential(x, self._kernel())
-
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """exp(−K)·y."""
-        return self._exponential(y, -self._kernel())
-
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """exp(K)·x and tr K."""
-        return self.transform(x, context=context), self._trace(x)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """exp(−K)·y and −tr K."""
-        return self.inverse(y, context=context), -self._trace(y)
-
     def terms(self, dtype: torch.dtype) -> int:
         """Terms of the series after which the remainder is below rounding."""
-        bound = _norm_bound(self._kernel())
-        remainder, count = 2.0 * bound, 0
-        while remainder > torch.finfo(dtype).eps or count < 2 * bound:
-            count += 1
-            remainder *= bound / (count + 1)
-        return count
+        return _terms(self._kernel(), dtype)
+
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        kernel = self._kernel()
+        y = _exponential(kernel, x)
+        return y, how.log_det(x, lambda: self._trace(kernel).expand(x.shape[0]))
+
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        kernel = self._kernel()
+        x = _exponential(-kernel, y)
+        return x, how.log_det(y, lambda: -self._trace(kernel).expand(y.shape[0]))
 
     def _kernel(self) -> Tensor:
         return self.conv.effective()[0]
 
-    def _exponential(self, x: Tensor, kernel: Tensor) -> Tensor:
-        self._check(x)
-        total = term = x
-        for n in range(1, self.terms(x.dtype) + 1):
-            term = same_conv2d(term, kernel) / n
-            total = total + term
-        return total
-
-    @without_rounding
-    def _trace(self, x: Tensor) -> Tensor:
-        kernel = self._kernel()
+    def _trace(self, kernel: Tensor) -> Tensor:
         centre = kernel.shape[-1] // 2
-        pixels = math.prod(self.conv.map_size)
-        return (pixels * kernel[:, :, centre, centre].trace()).expand(x.shape[0])
+        return math.prod(self.conv.map_size) * kernel[:, :, centre, centre].trace()
 
-    def _check(self, x: Tensor) -> None:
-        expected = (self.conv.weight.shape[0], *self.conv.map_size)
-        if x.shape[1:] != expected:
-            raise ValueError(f"expected images of shape {expected}, got a batch {tuple(x.shape)}")
+
+def _exponential(kernel: Tensor, x: Tensor) -> Tensor:
+    """exp(K)·x, by its series."""
+    total = term = x
+    for n in range(1, _terms(kernel, x.dtype) + 1):
+        term = same_conv2d(term, kernel) / n
+        total = total + term
+    return total
+
+
+def _terms(kernel: Tensor, dtype: torch.dtype) -> int:
+    bound = _norm_bound(kernel)
+    remainder, count = 2.0 * bound, 0
+    while remainder > torch.finfo(dtype).eps or count < 2 * bound:
+        count += 1
+        remainder *= bound / (count + 1)
+    return count
 
 
 @torch.no_grad()

@@ -6,14 +6,14 @@ from typing import final
 
 import torch
 from flow_kernels import Order, inverse_conv2d, padded_conv2d
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.combinators import Chain, Invert
 from flow_core.layers.convolutions.growth import Taps, bounded_taps, growth_bound
+from flow_core.layers.per_channel import summed_over_pixels
+from flow_core.passes import Pass, zeros
 from flow_core.record import post_growth
-from flow_core.rounding import without_rounding
 
 ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
 _INITIAL_SCALE = 0.2
@@ -57,7 +57,7 @@ class InverseConv2d(Bijection):
         learn_diagonal: bool = False,
         tap_bound: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((channels, None, None))
         size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         if min(channels, groups, *size) < 1 or channels % groups:
             raise ValueError(
@@ -89,44 +89,24 @@ class InverseConv2d(Bijection):
         """An upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where none is known."""
         return growth_bound(self.taps())
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Solve T z = x."""
         weight, log_diagonal = self.taps()
-        z = inverse_conv2d(self._check(x), weight, orders=self.orders, log_diagonal=log_diagonal)
-        post_growth(self, x, z)
-        return z
+        z = inverse_conv2d(x, weight, orders=self.orders, log_diagonal=log_diagonal)
+        post_growth(how.reports, self, x, z)
+        return z, how.log_det(x, lambda: -self._log_det(x))
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Convolve: T y."""
         weight, log_diagonal = self.taps()
-        return padded_conv2d(self._check(y), weight, orders=self.orders, log_diagonal=log_diagonal)
+        x = padded_conv2d(y, weight, orders=self.orders, log_diagonal=log_diagonal)
+        return x, how.log_det(y, lambda: self._log_det(y))
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """Solve T z = x; −h·w·Σ log A_cc."""
-        return self.transform(x, context=context), -self._log_det(x)
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """T y and h·w·Σ log A_cc."""
-        return self.inverse(y, context=context), self._log_det(y)
-
-    @without_rounding
     def _log_det(self, x: Tensor) -> Tensor:
+        """log|det T| for every image."""
         if self.log_diagonal is None:
-            return x.new_zeros(x.shape[0])
-        return (math.prod(x.shape[2:]) * self.log_diagonal.sum()).expand(x.shape[0])
-
-    def _check(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.weight.shape[0]:
-            raise ValueError(
-                f"expected (batch, {self.weight.shape[0]}, h, w), got {tuple(x.shape)}"
-            )
-        return x
+            return zeros(x)
+        return summed_over_pixels(self.log_diagonal.sum(), x)
 
 
 def inverse_flow_unit(

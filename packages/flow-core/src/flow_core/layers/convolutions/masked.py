@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, cast, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, elu, pad
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.combinators import Chain
+from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import ZeroConv2d
-from flow_core.layers.couplings.scales import ScaleFunction, Sigmoid
-from flow_core.rounding import without_rounding
+from flow_core.layers.couplings.scales import ScaleFunction, SigmoidScale
+from flow_core.passes import Pass
 
 Side: TypeAlias = Literal["above", "below", "left", "right"]
 SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
@@ -43,7 +43,7 @@ class MaskedConv2d(Bijection):
         kernel_size: tuple[int, int] = (2, 3),
         scale: ScaleFunction | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__((channels, None, None))
         rows, columns = kernel_size
         if min(channels, hidden, rows, columns) < 1 or columns % 2 == 0 or side not in SIDES:
             raise ValueError(
@@ -51,7 +51,7 @@ class MaskedConv2d(Bijection):
                 f"channels={channels}, hidden={hidden}, kernel_size={kernel_size}, side={side!r}"
             )
         self.side: Side = side
-        self.scale = Sigmoid() if scale is None else scale
+        self.scale = SigmoidScale() if scale is None else scale
         self.first = nn.Conv2d(channels, hidden, kernel_size)
         self.last = ZeroConv2d(hidden, 2 * channels, 1)
 
@@ -59,41 +59,25 @@ class MaskedConv2d(Bijection):
         """Direction shown in the representation of a model."""
         return f"side={self.side}"
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """(x + t)·s."""
-        return self._transform(x)[0]
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse images without a row or a column."""
+        if not min(x.shape[2:]):
+            raise ValueError(
+                f"MaskedConv2d: expected images of at least one pixel, got {tuple(x.shape)}"
+            )
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """y/s − t, row by row."""
-        return self._inverse(y)[0]
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(x + t)·s and Σ log s."""
-        y, log_scale = self._transform(x)
-        return y, log_scale.flatten(1).sum(1)
-
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """y/s − t and −Σ log s."""
-        x, log_scale = self._inverse(y)
-        return x, -log_scale.flatten(1).sum(1)
-
-    def _transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        image = self._turned(self._check(x))
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """(x + t)·s, in one pass."""
+        image = self._turned(x)
         rows, columns = cast(tuple[int, int], self.first.kernel_size)
         before = pad(image, (columns // 2, columns // 2, rows, 0))[:, :, :-1]
         shift, log_scale = self._condition(before)
-        return self._turned_back((image + shift) * log_scale.exp()), log_scale
+        y = self._turned_back((image + shift) * log_scale.exp())
+        return y, how.log_det(x, lambda: per_sample_sum(log_scale))
 
-    def _inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        image = self._turned(self._check(y))
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """y/s − t, row by row."""
+        image = self._turned(y)
         rows, columns = cast(tuple[int, int], self.first.kernel_size)
         side = (columns // 2, columns // 2)
         known = [torch.zeros_like(image[:, :, :1])] * rows
@@ -102,7 +86,8 @@ class MaskedConv2d(Bijection):
             shift, log_scale = self._condition(pad(torch.cat(known[-rows:], 2), (*side, 0, 0)))
             known.append(row * (-log_scale).exp() - shift)
             log_scales.append(log_scale)
-        return self._turned_back(torch.cat(known[rows:], 2)), torch.cat(log_scales, 2)
+        x = self._turned_back(torch.cat(known[rows:], 2))
+        return x, how.log_det(y, lambda: -per_sample_sum(torch.cat(log_scales, 2)))
 
     def _condition(self, before: Tensor) -> Sequence[Tensor]:
         """t and log s from the rows before."""
@@ -120,13 +105,6 @@ class MaskedConv2d(Bijection):
         if self.side in ("below", "right"):
             x = x.flip(2)
         return x.mT if self.side in ("left", "right") else x
-
-    def _check(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.first.in_channels or not min(x.shape[1:]):
-            raise ValueError(
-                f"expected (batch, {self.first.in_channels}, h, w), got {tuple(x.shape)}"
-            )
-        return x
 
 
 def macow_unit(channels: int, hidden: int) -> Chain:

@@ -6,15 +6,20 @@ from flow_core.layers.couplings.conditioners import (
     dense_conditioner,
 )
 from flow_core.layers.couplings.coupling import AdditiveCoupling, AffineCoupling
-from flow_core.layers.couplings.scales import BoundedExp, HalfRangeSigmoid, ScaleFunction, Sigmoid
+from flow_core.layers.couplings.scales import (
+    BoundedExpScale,
+    HalfRangeSigmoidScale,
+    ScaleFunction,
+    SigmoidScale,
+)
 
 __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
-    "BoundedExp",
-    "HalfRangeSigmoid",
+    "BoundedExpScale",
+    "HalfRangeSigmoidScale",
     "ScaleFunction",
-    "Sigmoid",
+    "SigmoidScale",
     "ZeroConv2d",
     "convolutional_conditioner",
     "dense_conditioner",

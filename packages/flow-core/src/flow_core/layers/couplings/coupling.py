@@ -1,77 +1,77 @@
 """Couplings: one half of the channels moves the other."""
 
 from abc import abstractmethod
-from typing import cast, final
+from collections.abc import Sequence
+from typing import ClassVar, cast, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
+from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
-from flow_core.layers.couplings.scales import BoundedExp, ScaleFunction
-from flow_core.rounding import without_rounding
+from flow_core.layers.couplings.scales import BoundedExpScale, ScaleFunction
+from flow_core.passes import Pass
 
 
 class Coupling(Bijection):
     """(x₁, x₂) ↦ (x₁, (x₂ + t)·s) with t and s a function of x₁, the first half of the channels.
 
+    log|det ∂y/∂x| = Σ log s.
+
     Args:
         conditioner: Maps x₁ to what t and s are made of, over dimension 1.
+        event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
+
+    Attributes:
+        numbers: How many numbers of the conditioner move a value.
     """
 
-    def __init__(self, conditioner: nn.Module) -> None:
-        super().__init__()
+    numbers: ClassVar[int]
+
+    def __init__(
+        self, conditioner: nn.Module, event_shape: Sequence[int | None] | None = None
+    ) -> None:
+        super().__init__(event_shape)
         self.conditioner = conditioner
 
     @abstractmethod
-    def _moves(self, raw: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """t and log s of the shape of `moved`."""
+    def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """t and log s of what the conditioner gives."""
 
-    @without_rounding
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """(x₁, (x₂ + t)·s)."""
-        still, moved, shift, log_scale = self._conditioned(x)
-        return torch.cat([still, (moved + shift) * log_scale.exp()], 1)
+    @final
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Refuse what has no two channels."""
+        if x.ndim < 2 or x.shape[1] < 2:
+            raise ValueError(
+                f"{type(self).__name__}: expected a batch of samples with at least two channels "
+                f"in dimension 1, got {tuple(x.shape)}"
+            )
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """(y₁, y₂/s − t)."""
-        still, moved, shift, log_scale = self._conditioned(y)
-        return torch.cat([still, moved * (-log_scale).exp() - shift], 1)
-
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(x₁, (x₂ + t)·s) and Σ log s."""
+    @final
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         still, moved, shift, log_scale = self._conditioned(x)
         y = torch.cat([still, (moved + shift) * log_scale.exp()], 1)
-        return y, log_scale.flatten(1).sum(1)
+        return y, how.log_det(x, lambda: per_sample_sum(log_scale))
 
-    @without_rounding
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """(y₁, y₂/s − t) and −Σ log s."""
+    @final
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         still, moved, shift, log_scale = self._conditioned(y)
         x = torch.cat([still, moved * (-log_scale).exp() - shift], 1)
-        return x, -log_scale.flatten(1).sum(1)
+        return x, how.log_det(y, lambda: -per_sample_sum(log_scale))
 
     def _conditioned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x₁, x₂, t and log s."""
-        if x.ndim < 2 or x.shape[1] < 2:
-            raise ValueError(f"expected at least two channels in dimension 1, got {tuple(x.shape)}")
         half = x.shape[1] // 2
         still, moved = x[:, :half], x[:, half:]
         raw = cast(Tensor, self.conditioner(still))
-        shift, log_scale = self._moves(raw, moved)
-        if not shift.shape == log_scale.shape == moved.shape:
+        expected = (len(x), self.numbers * moved.shape[1], *moved.shape[2:])
+        if raw.shape != expected:
             raise ValueError(
-                f"expected a conditioner for moved values of shape {tuple(moved.shape)}, got "
-                f"shifts of shape {tuple(shift.shape)} and scales of shape {tuple(log_scale.shape)}"
+                f"{type(self).__name__}: expected a conditioner that gives {expected} for moved "
+                f"values of shape {tuple(moved.shape)}, got {tuple(raw.shape)}"
             )
-        return still, moved, shift, log_scale
+        return still, moved, *self._moves(raw)
 
 
 @final
@@ -80,10 +80,13 @@ class AdditiveCoupling(Coupling):
 
     Args:
         conditioner: Maps x₁ to t.
+        event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
     """
 
-    def _moves(self, raw: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-        return raw, torch.zeros_like(moved)
+    numbers = 1
+
+    def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        return raw, torch.zeros_like(raw)
 
 
 @final
@@ -93,11 +96,20 @@ class AffineCoupling(Coupling):
     Args:
         conditioner: Maps x₁ to twice the channels of x₂: t, then what s is made of.
         scale: Makes s of a number; that of Self Normalizing Flows unless given.
+        event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
     """
 
-    def __init__(self, conditioner: nn.Module, scale: ScaleFunction | None = None) -> None:
-        super().__init__(conditioner)
-        self.scale = BoundedExp() if scale is None else scale
+    numbers = 2
+
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        scale: ScaleFunction | None = None,
+        *,
+        event_shape: Sequence[int | None] | None = None,
+    ) -> None:
+        super().__init__(conditioner, event_shape)
+        self.scale = BoundedExpScale() if scale is None else scale
 
     @classmethod
     def convolutional(
@@ -105,7 +117,8 @@ class AffineCoupling(Coupling):
     ) -> "AffineCoupling":
         """With Glow's conditioner of that width, on images; by default the identity at first."""
         still, moved = _halves(channels)
-        return cls(convolutional_conditioner(still, 2 * moved, width), scale)
+        conditioner = convolutional_conditioner(still, 2 * moved, width)
+        return cls(conditioner, scale, event_shape=(channels, None, None))
 
     @classmethod
     def dense(
@@ -113,13 +126,14 @@ class AffineCoupling(Coupling):
     ) -> "AffineCoupling":
         """With linear layers of that width, on vectors; by default the identity at first."""
         still, moved = _halves(channels)
-        return cls(dense_conditioner(still, 2 * moved, width), scale)
+        conditioner = dense_conditioner(still, 2 * moved, width)
+        return cls(conditioner, scale, event_shape=(channels,))
 
     def extra_repr(self) -> str:
         """Scale function shown in the representation of a model."""
         return f"scale={self.scale}"
 
-    def _moves(self, raw: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+    def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw_scale = raw.chunk(2, dim=1)
         return shift, self.scale.log_scale(raw_scale)
 

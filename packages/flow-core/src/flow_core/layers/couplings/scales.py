@@ -21,7 +21,7 @@ class ScaleFunction(ABC):
 
 @final
 @dataclass(frozen=True)
-class Sigmoid(ScaleFunction):
+class SigmoidScale(ScaleFunction):
     """s = σ(r + shift) + ε, in (ε, 1 + ε); with ε = 0 it can come close to 0.
 
     Source: Kingma & Dhariwal 2018, released code; ε: Behrmann et al. 2021, §B.
@@ -48,7 +48,7 @@ class Sigmoid(ScaleFunction):
 
 @final
 @dataclass(frozen=True)
-class HalfRangeSigmoid(ScaleFunction):
+class HalfRangeSigmoidScale(ScaleFunction):
     """s = 1 + (1 − ε)·(2σ(r) − 1), in (ε, 2 − ε): around one, bounded on both sides.
 
     Source: Behrmann et al. 2021, released code.
@@ -70,7 +70,7 @@ class HalfRangeSigmoid(ScaleFunction):
 
 @final
 @dataclass(frozen=True)
-class BoundedExp(ScaleFunction):
+class BoundedExpScale(ScaleFunction):
     """log s = c·tanh(a·r/c), in (−c, c).
 
     With c = 2, a = 1 that of Self Normalizing Flows (Keller et al. 2021); with a = c = log M that

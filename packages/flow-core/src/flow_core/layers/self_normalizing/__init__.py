@@ -6,7 +6,6 @@ from flow_core.layers.self_normalizing.surrogate import (
     Reconstruction,
     SurrogateTerms,
     TrainingSurrogate,
-    approximate_inverses,
 )
 
 __all__ = [
@@ -16,5 +15,4 @@ __all__ = [
     "SelfNormLinear",
     "SurrogateTerms",
     "TrainingSurrogate",
-    "approximate_inverses",
 ]

@@ -11,22 +11,21 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.grad import conv2d_weight
 
-from flow_core.bijection import Bijection, Context
+from flow_core.bijection import Bijection
 from flow_core.convolution import is_matrix, same_conv2d, same_conv2d_transpose
 from flow_core.layers.convolutions.dense import DenseConv2d
-from flow_core.layers.self_normalizing.surrogate import APPROXIMATE, COLLECTOR, SelfNormalizing
-from flow_core.rounding import without_rounding
+from flow_core.passes import Pass
 
 
 @final
-class SelfNormConv2d(DenseConv2d, SelfNormalizing):
+class SelfNormConv2d(DenseConv2d):
     """y = W∗x + b with a learned R ≈ W⁻¹, also a convolution.
 
-    All methods are exact, as those of `ExactConv2d`. Inside a `TrainingSurrogate` the gradient of
-    log|det| is taken from R instead: ∂/∂W = T(R)⊙m with T the transposed convolution and m the
-    number of pixels that see a tap. Inside `approximate_inverses` the inverse is R∗(y − b), and its
-    log-determinant log|det R|: the density of what is sampled there is exact, that of other samples
-    is not. Source: Keller et al. 2021, eqs. 6-12.
+    What it does follows from `Settings.mode`. exact: as `ExactConv2d`. surrogate, which a
+    `TrainingSurrogate` uses: the gradient of log|det| is taken from R, ∂/∂W = T(R)⊙m with T the
+    transposed convolution and m the number of pixels that see a tap. approximate_inverse: the
+    inverse is R∗(y − b), and its log-determinant log|det R|: the density of what is sampled so is
+    exact, that of other samples is not. Source: Keller et al. 2021, eqs. 6-12.
 
     Args:
         channels: Channels of the images.
@@ -38,32 +37,19 @@ class SelfNormConv2d(DenseConv2d, SelfNormalizing):
         super().__init__(channels, kernel_size, map_size)
         self.inverse_weight = nn.Parameter(transposed(self.weight.detach()))
 
-    @without_rounding
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """Solve W∗x = y − b; inside `approximate_inverses` R∗(y − b)."""
-        if not APPROXIMATE.get():
-            return self._solve(y)
-        return same_conv2d(self._check(y) - self.bias.view(-1, 1, 1), self.inverse_weight)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        if how.settings.mode != "surrogate" or not how.wants_log_det:
+            return super()._transform(x, how)
+        if how.collector is not None:
+            how.collector.collect(self, x)
+        y = cast(Tensor, _HalfGradients.apply(x, self.weight, self.inverse_weight, self.bias))
+        return y, self._stand_in().expand(x.shape[0])
 
-    @without_rounding
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W∗x + b and log|det W|; inside a `TrainingSurrogate` the latter's stand-in."""
-        collector = COLLECTOR.get()
-        if collector is None:
-            return super().transform_and_log_det(x, context=context)
-        collector.collect(self._check(x), self.weight, self.inverse_weight)
-        y = _HalfGradients.apply(x, self.weight, self.inverse_weight, self.bias)
-        return cast(Tensor, y), self._stand_in().expand(x.shape[0])
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """The inverse and its log-determinant; inside `approximate_inverses` those of R∗(y − b)."""
-        if not APPROXIMATE.get():
-            return super().inverse_and_log_det(y, context=context)
-        return self.inverse(y, context=context), self._log_det(self.inverse_weight, y)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        if how.settings.mode != "approximate_inverse":
+            return self._solve(y, how)
+        x = same_conv2d(y - self.bias.view(-1, 1, 1), self.inverse_weight)
+        return x, how.log_det(y, lambda: self._log_det(self.inverse_weight, y))
 
     def _stand_in(self) -> Tensor:
         """0 up to rounding, with half of the gradient of log|det W| for W and −log|det R| for R."""
@@ -85,38 +71,22 @@ class SelfNormLinear(Bijection):
     """
 
     def __init__(self, features: int) -> None:
-        super().__init__()
+        super().__init__((features,))
         self.conv = SelfNormConv2d(features, 1, (1, 1))
         with torch.no_grad():
             for weight in (self.conv.weight, self.conv.inverse_weight):
                 weight.copy_(torch.eye(features)[:, :, None, None])
 
-    def transform(self, x: Tensor, *, context: Context = None) -> Tensor:
-        """W·x + b."""
-        return self.conv.transform(self._pixel(x), context=context).flatten(1)
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._as_pixels(x, how)
 
-    def inverse(self, y: Tensor, *, context: Context = None) -> Tensor:
-        """W⁻¹·(y − b); inside `approximate_inverses` R·(y − b)."""
-        return self.conv.inverse(self._pixel(y), context=context).flatten(1)
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        return self._as_pixels(y, how)
 
-    def transform_and_log_det(
-        self, x: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W·x + b and log|det W|; inside a `TrainingSurrogate` the latter's stand-in."""
-        y, log_det = self.conv(self._pixel(x), context=context)
+    def _as_pixels(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        """The convolution of images of one pixel, in the direction of the pass."""
+        y, log_det = self.conv(x[:, :, None, None], how=how)
         return y.flatten(1), log_det
-
-    def inverse_and_log_det(
-        self, y: Tensor, *, context: Context = None
-    ) -> tuple[Tensor, Float[Tensor, " batch"]]:
-        """W⁻¹·(y − b) and −log|det W|; inside `approximate_inverses` R·(y − b) and log|det R|."""
-        x, log_det = self.conv.inverse_and_log_det(self._pixel(y), context=context)
-        return x.flatten(1), log_det
-
-    def _pixel(self, x: Tensor) -> Tensor:
-        if x.ndim != 2:
-            raise ValueError(f"expected vectors (batch, features), got shape {tuple(x.shape)}")
-        return x[:, :, None, None]
 
 
 def transposed(kernel: Tensor) -> Tensor:

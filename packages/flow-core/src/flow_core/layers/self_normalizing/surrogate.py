@@ -1,37 +1,44 @@
 """Training on gradients that need no determinant, under a name of their own."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Context
+from flow_core.contexts import Context
 from flow_core.convolution import same_conv2d
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
+from flow_core.layers.self_normalizing.layers import SelfNormConv2d
+from flow_core.passes import Pass
+from flow_core.settings import DEFAULT_SETTINGS, Settings
 
-Kernel = Float[Tensor, "channels channels size size"]
-Images = Float[Tensor, "batch channels height width"]
+SquareKernel = Float[Tensor, "channels channels size size"]
+ImageBatch = Float[Tensor, "batch channels height width"]
 Reconstruction: TypeAlias = Literal["plain", "inverse_only", "symmetric"]
-ReconstructionError: TypeAlias = Callable[[Images, Kernel, Kernel], Float[Tensor, ""]]
+ReconstructionError: TypeAlias = Callable[
+    [ImageBatch, SquareKernel, SquareKernel], Float[Tensor, ""]
+]
 
 
-def plain_error(x: Images, weight: Kernel, inverse: Kernel) -> Float[Tensor, ""]:
+def plain_error(x: ImageBatch, weight: SquareKernel, inverse: SquareKernel) -> Float[Tensor, ""]:
     """Mean over the batch of |x − R∗W∗x|²."""
     return _mean_square(x - same_conv2d(same_conv2d(x, weight), inverse))
 
 
-def inverse_only_error(x: Images, weight: Kernel, inverse: Kernel) -> Float[Tensor, ""]:
+def inverse_only_error(
+    x: ImageBatch, weight: SquareKernel, inverse: SquareKernel
+) -> Float[Tensor, ""]:
     """As `plain_error`, but only R learns from it."""
     return plain_error(x, weight.detach(), inverse)
 
 
-def symmetric_error(x: Images, weight: Kernel, inverse: Kernel) -> Float[Tensor, ""]:
+def symmetric_error(
+    x: ImageBatch, weight: SquareKernel, inverse: SquareKernel
+) -> Float[Tensor, ""]:
     """Half of |x − R∗W∗x|² and half of |z − W∗R∗z|² at z = W∗x."""
     z = same_conv2d(x, weight)
     forth = same_conv2d(z, inverse)
@@ -47,19 +54,29 @@ _ERRORS: dict[Reconstruction, ReconstructionError] = {
 
 
 @dataclass
-class Collector:
-    """What self-normalizing layers leave during a pass of a `TrainingSurrogate`."""
+class ReconstructionErrors:
+    """Collects the errors of the layers that one pass goes through, in the order of their use.
+
+    A segment that a backward pass computes again collects again, and what it adds is not read: it
+    must do all that it did before, or a checkpoint misses tensors.
+    """
 
     error: ReconstructionError
-    errors: list[Tensor] = field(default_factory=list[Tensor])
+    found: list[tuple[nn.Module, Tensor]] = field(default_factory=list[tuple[nn.Module, Tensor]])
 
-    def collect(self, x: Tensor, weight: Tensor, inverse: Tensor) -> None:
+    def collect(self, layer: nn.Module, x: Tensor) -> None:
         """The error of a layer at its input, without a gradient to the layers before."""
-        self.errors.append(self.error(x.detach(), weight, inverse))
+        if isinstance(layer, SelfNormConv2d):
+            error = self.error(x.detach(), layer.weight, layer.inverse_weight)
+            self.found.append((layer, error))
 
+    def take(self) -> list[tuple[nn.Module, Tensor]]:
+        """Layers and errors so far, which are not kept.
 
-COLLECTOR: ContextVar[Collector | None] = ContextVar("flow_core.self_normalizing", default=None)
-APPROXIMATE: ContextVar[bool] = ContextVar("flow_core.approximate_inverses", default=False)
+        A checkpoint keeps the pass and so the collector: holding the errors it would hold itself.
+        """
+        found, self.found = self.found, []
+        return found
 
 
 class SurrogateTerms(NamedTuple):
@@ -96,13 +113,19 @@ class TrainingSurrogate(nn.Module):
 
     if TYPE_CHECKING:
 
-        def __call__(self, x: Tensor, context: Tensor | None = None) -> SurrogateTerms:
+        def __call__(
+            self,
+            x: Tensor,
+            context: Tensor | None = None,
+            *,
+            using: Settings | None = None,
+        ) -> SurrogateTerms:
             """Same as `forward`."""
             ...
 
     def __init__(self, model: Flow | Dequantized, reconstruction: Reconstruction = "plain") -> None:
         super().__init__()
-        self.layers = sum(isinstance(m, SelfNormalizing) for m in model.modules())
+        self.layers = sum(isinstance(m, SelfNormConv2d) for m in model.modules())
         if not self.layers:
             raise ValueError(
                 "expected a model with self-normalizing layers, got none: train it on log_prob"
@@ -113,37 +136,30 @@ class TrainingSurrogate(nn.Module):
         self.model = model
         self.reconstruction: Reconstruction = reconstruction
 
-    def forward(self, x: Tensor, context: Context = None) -> SurrogateTerms:
-        """The surrogate of every sample of a batch, and the reconstruction errors of the layers."""
-        collector = Collector(_ERRORS[self.reconstruction])
-        token = COLLECTOR.set(collector)
-        try:
-            surrogate = self.model(x, context)
-        finally:
-            COLLECTOR.reset(token)
-        if len(collector.errors) != self.layers:
+    def forward(
+        self, x: Tensor, context: Context = None, *, using: Settings | None = None
+    ) -> SurrogateTerms:
+        """The surrogate of every sample of a batch, and the reconstruction errors of the layers.
+
+        Args:
+            x: What the model is called with.
+            context: First dimension the batch.
+            using: What the other layers do their work with; its mode is not looked at.
+        """
+        errors = ReconstructionErrors(_ERRORS[self.reconstruction])
+        settings = replace(DEFAULT_SETTINGS if using is None else using, mode="surrogate")
+        surrogate = self.model(x, how=Pass(settings, context, collector=errors))
+        found = errors.take()
+        self._require_one_use_each([layer for layer, _ in found])
+        return SurrogateTerms(surrogate, torch.stack([error for _, error in found]))
+
+    def _require_one_use_each(self, used: list[nn.Module]) -> None:
+        if not len(used) == len(set(used)) == self.layers:
             raise RuntimeError(
                 f"expected each of {self.layers} self-normalizing layers to be used once, in its "
-                f"own direction, got {len(collector.errors)} uses; take them out of Invert"
+                f"own direction, got {len(used)} uses of {len(set(used))} layers; take them out "
+                "of Invert"
             )
-        return SurrogateTerms(surrogate, torch.stack(collector.errors))
-
-
-class SelfNormalizing:
-    """Marks the layers that know what to do inside a `TrainingSurrogate`."""
-
-
-@contextmanager
-def approximate_inverses() -> Generator[None]:
-    """Let self-normalizing layers use R in place of W⁻¹ inside: quick, and only nearly right.
-
-    Samples then come with the density that they are drawn from, which is not quite `log_prob`.
-    """
-    token = APPROXIMATE.set(True)
-    try:
-        yield
-    finally:
-        APPROXIMATE.reset(token)
 
 
 def _mean_square(difference: Tensor) -> Tensor:

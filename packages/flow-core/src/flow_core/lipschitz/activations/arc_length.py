@@ -1,13 +1,11 @@
 """A concatenated SiLU whose argument is warped so that the curve has almost unit speed."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flow_core.lipschitz.activations.base import Activation
+from flow_core.lipschitz.activations.base import Activation, Inputs, OutputsAndSlope, Params
 
 SPEED_BOUND = 0.9984254  # sup of |d output / d input| is 0.99842534..., at 0.296
 LINEAR = 0.997
@@ -46,29 +44,17 @@ class ALCLipSiLU(Activation):
     """
 
     expansion = 2
+    lipschitz = SPEED_BOUND
 
     def __init__(self) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.zeros(1))
 
-    @property
-    def lipschitz(self) -> float:
-        """The supremum of the speed of the curve."""
-        return SPEED_BOUND
-
     def parameters_tuple(self) -> tuple[Tensor, ...]:
         """(beta,)."""
         return (self.beta,)
 
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*expanded"]:
-        """[SiLU(r), SiLU(-r)] / b."""
-        return self.value_and_slope(a, dim, params)[0]
-
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*expanded"], Float[Tensor, "*expanded"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """[SiLU(r), SiLU(-r)] / b, and [SiLU'(r), -SiLU'(-r)] r'."""
         (beta,) = self.resolve(params)
         rate = 1 + 0.9 * torch.tanh(beta)

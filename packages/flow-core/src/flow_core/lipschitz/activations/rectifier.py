@@ -1,13 +1,15 @@
 """Piecewise activations: rectifiers, exponential units, the clipped cube."""
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
-from flow_core.lipschitz.activations.base import Activation
+from flow_core.lipschitz.activations.base import (
+    Activation,
+    Inputs,
+    Outputs,
+    OutputsAndSlope,
+    Params,
+)
 
 SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543772
@@ -16,20 +18,11 @@ SELU_ALPHA = 1.6732632423543772
 class ReLU(Activation):
     """max(x, 0); the slope at 0 is 0."""
 
-    @property
-    def lipschitz(self) -> float:
-        """1."""
-        return 1.0
-
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*shape"]:
+    def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """max(a, 0)."""
         return functional.relu(a)
 
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """max(a, 0) and the indicator of a > 0."""
         return functional.relu(a), (a > 0).to(a.dtype)
 
@@ -39,20 +32,11 @@ class CReLU(Activation):
 
     expansion = 2
 
-    @property
-    def lipschitz(self) -> float:
-        """1."""
-        return 1.0
-
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*expanded"]:
+    def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """[max(a, 0), max(-a, 0)]."""
         return functional.relu(torch.cat((a, -a), dim))
 
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*expanded"], Float[Tensor, "*expanded"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """[max(a, 0), max(-a, 0)] and [1 where a > 0, -1 where a < 0]."""
         value = self.value(a, dim)
         slope = value.detach().sign()  # piecewise constant
@@ -63,20 +47,11 @@ class CReLU(Activation):
 class ELU(Activation):
     """x for x > 0, else exp(x) - 1 (Clevert et al. 2016 with alpha = 1)."""
 
-    @property
-    def lipschitz(self) -> float:
-        """1."""
-        return 1.0
-
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*shape"]:
+    def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """ELU(a)."""
         return functional.elu(a)
 
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """ELU(a) and exp(min(a, 0))."""
         return functional.elu(a), torch.exp(torch.where(a > 0, 0.0, a))
 
@@ -84,20 +59,13 @@ class ELU(Activation):
 class SELU(Activation):
     """Scaled ELU (Klambauer et al. 2017); not 1-Lipschitz, its constant is counted in bounds."""
 
-    @property
-    def lipschitz(self) -> float:
-        """The slope at 0 from below, lambda alpha = 1.7581."""
-        return SELU_SCALE * SELU_ALPHA
+    lipschitz = SELU_SCALE * SELU_ALPHA  # 1.7581, the slope at 0 from below
 
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*shape"]:
+    def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """SELU(a)."""
         return functional.selu(a)
 
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """SELU(a) and its derivative: lambda for a > 0, else lambda alpha exp(a)."""
         below = SELU_SCALE * SELU_ALPHA * torch.exp(torch.where(a > 0, 0.0, a))
         return functional.selu(a), torch.where(a > 0, SELU_SCALE, below)
@@ -106,20 +74,7 @@ class SELU(Activation):
 class LipschitzCube(Activation):
     """x³ / 3 on [-1, 1], continued with slope 1 (from the code of Residual Flows)."""
 
-    @property
-    def lipschitz(self) -> float:
-        """1."""
-        return 1.0
-
-    def value(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "*shape"]:
-        """The continued cube."""
-        return self.value_and_slope(a, dim, params)[0]
-
-    def value_and_slope(
-        self, a: Float[Tensor, "*shape"], dim: int, params: Sequence[Tensor] | None = None
-    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """The continued cube and min(a², 1)."""
         inner = a.clamp(-1.0, 1.0)
         slope = inner * inner

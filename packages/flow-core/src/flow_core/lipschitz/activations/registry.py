@@ -1,5 +1,6 @@
 """Activations by name."""
 
+import copy
 import difflib
 
 from flow_core.lipschitz.activations.arc_length import ALCLipSiLU
@@ -7,6 +8,7 @@ from flow_core.lipschitz.activations.base import Activation
 from flow_core.lipschitz.activations.pila import CPila, Pila
 from flow_core.lipschitz.activations.rectifier import ELU, SELU, CReLU, LipschitzCube, ReLU
 from flow_core.lipschitz.activations.smooth import Identity, Sin, Softplus, Tanh
+from flow_core.lipschitz.activations.sorting import FullSort, MaxMin
 from flow_core.lipschitz.activations.swish import CLipSwish, LeakyLSwish, LipSwish
 
 ACTIVATIONS: dict[str, type[Activation]] = {
@@ -15,10 +17,12 @@ ACTIVATIONS: dict[str, type[Activation]] = {
     "cpila": CPila,
     "crelu": CReLU,
     "elu": ELU,
+    "fullsort": FullSort,
     "identity": Identity,
     "lcube": LipschitzCube,
     "leakylswish": LeakyLSwish,
     "lipswish": LipSwish,
+    "maxmin": MaxMin,
     "pila": Pila,
     "relu": ReLU,
     "selu": SELU,
@@ -28,14 +32,33 @@ ACTIVATIONS: dict[str, type[Activation]] = {
 }
 
 
-def make_activation(name: str) -> Activation:
-    """A new activation by its name in `ACTIVATIONS`.
+def make_activation(activation: str | Activation) -> Activation:
+    """A new activation with parameters of its own.
+
+    Args:
+        activation: A name in `ACTIVATIONS`, or an activation to copy.
 
     Raises:
         ValueError: No activation has this name.
+        TypeError: It is neither a name nor an activation.
+    """
+    if isinstance(activation, Activation):
+        return copy.deepcopy(activation)
+    if not isinstance(activation, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"activation: expected a name or an instance of Activation, got {activation!r}"
+        )
+    return ACTIVATIONS[known_name(activation)]()
+
+
+def known_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: No activation has it.
     """
     if name not in ACTIVATIONS:
         close = difflib.get_close_matches(name, ACTIVATIONS, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got '{name}'{hint}")
-    return ACTIVATIONS[name]()
+    return name

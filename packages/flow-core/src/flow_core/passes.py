@@ -1,0 +1,110 @@
+"""What one pass through a model depends on, as a value.
+
+It travels from the outermost call to every layer beside the data: nothing that a call does depends
+on a context variable or on an attribute that somebody has changed. So a recomputed segment does
+what it did, threads do not meet, and one model can be used in two ways at once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from flow_solvers import BoundMap
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.record import Report
+from flow_core.settings import DEFAULT_SETTINGS, Settings
+
+Direction: TypeAlias = Literal["transform", "inverse"]
+
+
+class Held(NamedTuple):
+    """A bound map that a pass carries.
+
+    Attributes:
+        bound: The map without its context.
+        graph: The grad mode that it was bound in; None serves every mode. Bound without a graph
+            and used with one it would silently train nothing.
+    """
+
+    bound: BoundMap
+    graph: bool | None
+
+
+@runtime_checkable
+class Collector(Protocol):
+    """Is shown the input of every layer that has a training surrogate."""
+
+    def collect(self, layer: nn.Module, x: Tensor) -> None:
+        """Take what is wanted of a layer and its input."""
+        ...
+
+
+_NOTHING: Mapping[LipschitzMap, Held] = {}
+
+
+class Pass(NamedTuple):
+    """One pass through a model: what layers get as `how`.
+
+    A tuple, because every call makes some and a dataclass takes five times as long.
+
+    Attributes:
+        settings: What the caller chose.
+        context: Per sample; a layer may replace it for what is below (`given`).
+        direction: Which way layers go.
+        wants_log_det: Whether log-determinants are wanted.
+        initializes: Whether data-dependent layers take their statistics.
+        maps: Maps that are bound already.
+        reports: Where solves and log-determinants are told.
+        collector: Is shown the inputs of self-normalizing layers.
+        begun: Whether the outermost call has checked and prepared the input.
+    """
+
+    settings: Settings = DEFAULT_SETTINGS
+    context: Tensor | None = None
+    direction: Direction = "transform"
+    wants_log_det: bool = True
+    initializes: bool = False
+    maps: Mapping[LipschitzMap, Held] = _NOTHING
+    reports: tuple[Report, ...] = ()
+    collector: Collector | None = None
+    begun: bool = False
+
+    def turned(self) -> "Pass":
+        """The other way."""
+        back: Direction = "inverse" if self.direction == "transform" else "transform"
+        return self._replace(direction=back)
+
+    def given(self, context: Tensor | None) -> "Pass":
+        """With another context."""
+        return self if context is self.context else self._replace(context=context)
+
+    def holding(self, maps: Mapping[LipschitzMap, Held]) -> "Pass":
+        """With more bound maps; those that are held already stay."""
+        return self._replace(maps={**maps, **self.maps}) if maps else self
+
+    def log_det(
+        self,
+        x: Float[Tensor, " batch *shape"],
+        compute: Callable[[], Float[Tensor, " batch"]],
+    ) -> Float[Tensor, " batch"]:
+        """What `compute` gives, or zeros and no work where no log-determinant is wanted."""
+        return compute() if self.wants_log_det else zeros(x)
+
+    def bind(self, g: LipschitzMap) -> BoundMap:
+        """G with its effective weights, the context and the compilation of this pass."""
+        held = self.maps.get(g)
+        if held is None or held.graph not in (None, torch.is_grad_enabled()):
+            bound = g.bind_weights()
+        else:
+            bound = held.bound
+        bound = g.attach(bound, self.context)
+        return g.compiled(bound, self.settings.compiled) if self.settings.compiled else bound
+
+
+def zeros(x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+    """One zero per sample."""
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    return x.new_zeros(x.shape[0], dtype=dtype)

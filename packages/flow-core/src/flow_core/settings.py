@@ -1,0 +1,99 @@
+"""What a caller chooses for one pass through a model."""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+from flow_logdet import Estimator
+from flow_solvers import (
+    AdjointSolver,
+    BoundMap,
+    DerivativeListener,
+    Solution,
+    Solver,
+    Tolerance,
+    require_on_failure,
+    resolvent,
+)
+from jaxtyping import Float
+from torch import Tensor
+
+Mode: TypeAlias = Literal["exact", "surrogate", "approximate_inverse"]
+
+
+@dataclass(frozen=True)
+class Solve:
+    """How fixed points are solved.
+
+    Attributes:
+        solver: For w + G(w) = x; None chooses by dimension.
+        adjoint: For (I + Jᵀ) v = g; None chooses by dimension.
+        tolerance: Of every sample.
+        on_failure: Raise `SolverError`, or return and leave the status to `record`.
+
+    Raises:
+        ValueError: `on_failure` is neither of the two.
+    """
+
+    solver: Solver | None = None
+    adjoint: AdjointSolver | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    on_failure: Literal["raise", "return"] = "raise"
+
+    def __post_init__(self) -> None:
+        require_on_failure(self.on_failure)
+
+    def __call__(
+        self,
+        bound: BoundMap,
+        x: Float[Tensor, " batch *shape"],
+        listener: DerivativeListener | None = None,
+    ) -> Solution:
+        """Solve w + G(w) = x, differentiably; see `flow_solvers.resolvent`."""
+        return resolvent(
+            bound,
+            x,
+            solver=self.solver,
+            adjoint=self.adjoint,
+            tolerance=self.tolerance,
+            on_failure=self.on_failure,
+            listener=listener,
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one call of a bijection or a flow does its work with; passed as `using=`.
+
+    The same model can be used with different settings at the same time: they travel with the call
+    and are never kept.
+
+    Attributes:
+        estimator: Of the log-determinants of fixed-point blocks; None is
+            `flow_logdet.default_estimator` for the dimension and the mode of the block.
+        solve: How blocks solve; None leaves it to each block's own.
+        mode: exact; surrogate: self-normalizing layers give a stand-in of their log-determinant,
+            which is none, see `TrainingSurrogate`; approximate_inverse: they use their learned
+            inverse, quick and only nearly right, and samples come with the density that they are
+            drawn from.
+        compiled: Batch sizes for which Inductor compiles the maps of blocks. In small dimension
+            that is every evaluation, the Newton solve and first derivatives; of other maps it is
+            the value where no graph is wanted. Everything else runs eager. Needs a C++ compiler on
+            CPU; the first evaluation of each kind compiles.
+
+    Raises:
+        ValueError: If there is no such mode, or a batch size is negative.
+    """
+
+    estimator: Estimator | None = None
+    solve: Solve | None = None
+    mode: Mode = "exact"
+    compiled: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"expected a mode of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        if any(size < 0 for size in self.compiled):
+            raise ValueError(f"expected batch sizes of at least 0, got {sorted(self.compiled)}")
+
+
+DEFAULT_SETTINGS = Settings()
