@@ -5,7 +5,7 @@ from operator import attrgetter
 
 import pytest
 import torch
-from flow_solvers.precision import exact_float32, without_autocast
+from flow_solvers.precision import exact_float32, widen, without_autocast
 
 
 @pytest.fixture
@@ -69,3 +69,10 @@ def test_products_on_a_gpu_keep_float32() -> None:
     with without_autocast(a):
         error = (a @ b - a.double() @ b.double()).abs().max()
     assert float(error) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_and_nothing_else(dtype: torch.dtype) -> None:
+    assert widen(torch.ones(2, dtype=dtype)).dtype == torch.float32
+    for kept in (torch.ones(2), torch.ones(2).double(), torch.ones(2).long()):
+        assert widen(kept) is kept

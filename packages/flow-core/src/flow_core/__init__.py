@@ -1,7 +1,16 @@
 """Invertible layers, models and distributions defined by fixed points.
 
-Combinators and blocks are bijections; `maps` are the contractions that blocks are made of;
-`Flow` joins a bijection with a base distribution.
+* Calls: every method of bijections and flows takes `context=`, numbers per sample, and
+  `using=Settings(...)`: estimator, solves (`Solve`), mode, compilation. `record()` collects
+  figures.
+* `layers` hold bijections without fixed points, `blocks` those defined by them; combinators join
+  bijections; `Flow` joins one with a base distribution.
+* `maps` are the contractions G that blocks are made of, `lipschitz` what maps are made of: layers
+  and activations with known constants (`layers.activations` are bijections, and something else).
+* Your own: a layer inherits `Bijection` (`DataDependent`, `ElementwiseBijection` in `layers`), a
+  block `FixedPointBlock`, a contraction `LipschitzMap`, an activation `lipschitz.Activation`,
+  each a file in the folder of its kind. `testing.check_bijection(layer, x)` holds it to the
+  contract.
 """
 
 from flow_core.base import BaseDistribution, StandardNormal

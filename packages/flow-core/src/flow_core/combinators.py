@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds, composed
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.maps.together import bound_together
 from flow_core.passes import Pass, zeros
 from flow_core.settings import Settings

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.distributions import Flow, honest
 from flow_core.events import per_sample_all
 from flow_core.passes import Pass

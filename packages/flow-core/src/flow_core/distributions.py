@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from flow_core.base import BaseDistribution
 from flow_core.bijection import Bijection
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.passes import Pass
 from flow_core.settings import DEFAULT_SETTINGS, Settings
 

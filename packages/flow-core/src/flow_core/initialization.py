@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.layers.data_dependent import DataDependent
 from flow_core.statistics import true_on_all_ranks
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.passes import Direction
 from flow_core.settings import Settings
 

@@ -1,4 +1,8 @@
-"""Log-determinants of I + J from products with J: exact, stochastic, Krylov."""
+"""Log-determinants of I + J from products with J: exact, stochastic, Krylov.
+
+An estimator is anything with the two methods of `Estimator`, a protocol. One with random probes and
+the gradient of a surrogate inherits `StochasticEstimator`.
+"""
 
 from flow_logdet.defaults import default_estimator
 from flow_logdet.estimator import Estimator, LogDet, log_det_difference

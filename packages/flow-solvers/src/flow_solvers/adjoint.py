@@ -1,5 +1,7 @@
 """The adjoint of a fixed point: (I + Jᵀ) v = g, and the transposed problem."""
 
+from functools import lru_cache
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from flow_solvers.maps import Linearization
 _DIRECT_UP_TO = 16
 
 
+@lru_cache
 def default_adjoint(dim: int) -> AdjointSolver:
     """A direct solve up to dimension 16, GMRES(50) above."""
     return Direct() if dim <= _DIRECT_UP_TO else Gmres()

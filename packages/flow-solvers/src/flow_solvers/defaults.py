@@ -1,5 +1,7 @@
 """Which solver serves which problem."""
 
+from functools import lru_cache
+
 from flow_solvers.anderson import Anderson
 from flow_solvers.broyden import Broyden
 from flow_solvers.fallback import Fallback
@@ -11,6 +13,7 @@ from flow_solvers.solver import Solver
 _BROYDEN_UP_TO = 16
 
 
+@lru_cache
 def default_solver(dim: int, lipschitz: float | None = None) -> Solver:
     """Newton up to dimension 4, Broyden up to 16, Anderson above; damped Picard as a last resort.
 

@@ -15,6 +15,9 @@ Numbers: TypeAlias = Float[np.ndarray, " batch"]
 Flags: TypeAlias = Bool[np.ndarray, " batch"]
 Counts: TypeAlias = Int[np.ndarray, " batch"]
 
+# Room for a sample to contract faster than it did: steps that are made unseen, of those expected.
+_CAUTION = 0.75
+
 
 def every(flags: Flags) -> bool:
     """Whether all are set; several times faster than `all`."""
@@ -87,9 +90,8 @@ class Ledger:
         """Count the steps to the tolerance at the rate of the last one."""
         steps = np.log(self.norm / limit) / np.log(self.best / self.norm)
         self.coasting = self.coasting & self.better & (steps < self._coast)
-        # No sample is expected to contract by more than the square of that.
         together = steps.size > 0 and every(self.coasting)
-        self.unseen = int(max(steps.min() / 2, 0)) if together else 0
+        self.unseen = int(max(_CAUTION * steps.min(), 0)) if together else 0
 
     def _merge(self) -> None:
         self.best = np.where(self.better, self.norm, self.best)

@@ -1,4 +1,8 @@
-"""Bijections defined by a contraction G: residual, inverse residual, implicit, monotone."""
+"""Bijections defined by a contraction G: residual, inverse residual, implicit, monotone.
+
+A new kind inherits `FixedPointBlock`, whose `_evaluate` and `_solve` give a `Located` result: a
+value, and G linearized there for `_log_det`.
+"""
 
 from flow_core.blocks.block import FixedPointBlock, Located
 from flow_core.blocks.implicit import Implicit

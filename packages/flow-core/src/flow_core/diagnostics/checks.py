@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flow_core.bijection import Bijection
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.diagnostics.precision import in_precision
 from flow_core.jacobian import jacobian
 from flow_core.settings import Settings

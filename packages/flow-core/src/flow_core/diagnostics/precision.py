@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flow_core.bijection import Bijection
-from flow_core.contexts import Context
+from flow_core.context import Context
 
 Task = Callable[[Bijection, Tensor, Tensor | None], Tensor]
 

@@ -16,7 +16,7 @@ from flow_core.bijection import Bijection
 from flow_core.blocks import FixedPointBlock
 from flow_core.bounds import Bounds, composed
 from flow_core.combinators import Invert
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.diagnostics.checks import LogDetCheck, RoundTrip, log_det_check, round_trip
 from flow_core.distributions import Flow
 from flow_core.record import BlockSummary, record

@@ -1,4 +1,8 @@
-"""Layers without fixed points: activations, convolutions, couplings, reshaping, priors."""
+"""Bijections without fixed points: activations, convolutions, couplings, reshaping, priors.
+
+A new one inherits `Bijection`; `ElementwiseBijection` if it acts on single values,
+`DataDependent` if its parameters are first set from data.
+"""
 
 from flow_core.layers.activations import (
     ElementwiseBijection,
@@ -10,6 +14,7 @@ from flow_core.layers.activations import (
     SmoothTanh,
 )
 from flow_core.layers.actnorm import ActNorm
+from flow_core.layers.affine import Affine, Normalize
 from flow_core.layers.convolutions import (
     Conv1x1,
     ExactConv2d,
@@ -34,7 +39,7 @@ from flow_core.layers.couplings import (
     dense_conditioner,
 )
 from flow_core.layers.data_dependent import DataDependent
-from flow_core.layers.elementwise import Affine, LogitTransform, Normalize
+from flow_core.layers.logit import LogitTransform
 from flow_core.layers.matrices import (
     FreeMatrix,
     HouseholderMatrix,

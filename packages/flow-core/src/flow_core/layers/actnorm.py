@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.bounds import Bounds
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.layers.data_dependent import DataDependent
 from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
 from flow_core.layers.stretch import from_log_scales

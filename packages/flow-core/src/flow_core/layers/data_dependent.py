@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.passes import Pass
 
 

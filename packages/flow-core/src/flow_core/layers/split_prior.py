@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, fits
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.events import per_sample_sum
 from flow_core.passes import Pass
 

@@ -1,4 +1,9 @@
-"""Layers with a bounded Lipschitz constant, activations with a known one, and proofs of bounds."""
+"""Layers with a bounded Lipschitz constant, activations with a known one, and proofs of bounds.
+
+None of these is a bijection: contractions are made of them (`flow_core.maps`). A new activation
+inherits `Activation`, in `activations/`, and is given to a net by its name in `ACTIVATIONS` or as
+an instance. What inherits `Certified` is found by `lipschitz_certificate` and `repair_lipschitz`.
+"""
 
 from flow_core.lipschitz.activations import (
     ACTIVATIONS,

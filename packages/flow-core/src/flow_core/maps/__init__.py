@@ -1,4 +1,10 @@
-"""Contractions G: recipes (`LipschitzMap`) and what they bind to."""
+"""Contractions G: recipes, and what they bind to.
+
+`LipschitzMap` is the base of recipes: it binds raw parameters to a `flow_solvers.BoundMap`.
+`LipschitzNet` is the one for layers with activations between them, with a rule of how layers join
+(`joins.py`); its kinds are `DenseNet` (concatenates) and `FeedForwardNet` (replaces). `BoundNet` is
+such a net bound: a value that holds effective weights.
+"""
 
 from flow_core.maps.bound_net import BoundNet, DenseLinearization, NetLinearization
 from flow_core.maps.linearizations import FirstOrderPart

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 
 _HALF = (torch.float16, torch.bfloat16)
 

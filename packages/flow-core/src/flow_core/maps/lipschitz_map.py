@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 import torch
 from flow_solvers import BoundMap
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.lipschitz import Certified
 
 

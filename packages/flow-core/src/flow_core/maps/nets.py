@@ -10,7 +10,7 @@ from flow_solvers import SMALL_DIMENSION, BoundMap
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.lipschitz import (
     Activation,
     LipschitzConv2d,
@@ -24,7 +24,6 @@ from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.effective import concatenation, effective, input_scales
 from flow_core.maps.joins import CONCATENATE, REPLACE, Join
 from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.maps.operators import bias_of
 
 
 class LipschitzNet(LipschitzMap):
@@ -138,7 +137,8 @@ class LipschitzNet(LipschitzMap):
     def _bound(self, weights: tuple[Tensor, ...]) -> BoundNet:
         return BoundNet(
             weights=weights,
-            biases=tuple(bias_of(layer) for layer in self._layers()),
+            # Every layer of a net has one.
+            biases=tuple(cast(Tensor, layer.bias) for layer in self._layers()),
             activations=tuple(bind_activation(a) for a in self._activations()),
             join=self.join,
             preact=None if self.preact is None else bind_activation(self.preact),

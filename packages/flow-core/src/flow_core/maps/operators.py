@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flow_core.convolution import same_conv2d, same_conv2d_transpose
-from flow_core.lipschitz import LipschitzLayer
 
 
 def channel_dim(weight: Tensor) -> int:
@@ -32,13 +31,6 @@ def affine_transpose(g: Tensor, weight: Tensor) -> Tensor:
     lead = g.shape[:-3]
     y = same_conv2d_transpose(g.reshape(-1, *g.shape[-3:]), weight)
     return y.reshape(*lead, *y.shape[1:])
-
-
-def bias_of(layer: LipschitzLayer) -> Tensor:
-    """The bias of a layer that has one, as every layer of a map does."""
-    if layer.bias is None:
-        raise ValueError(f"expected a layer with a bias, got {layer}")
-    return layer.bias
 
 
 def centre_tap(weight: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Invertible activations: maps of single values with known slopes."""
+"""Invertible activations: bijections of single values with known slopes.
+
+Activations of contractions, which need not be invertible, are in `flow_core.lipschitz`.
+"""
 
 from flow_core.layers.activations.base import ElementwiseBijection
 from flow_core.layers.activations.leaky_relu import LeakyReLU, LearnableLeakyReLU

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.contexts import Context
+from flow_core.context import Context
 from flow_core.convolution import same_conv2d
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow

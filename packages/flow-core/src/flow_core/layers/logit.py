@@ -1,0 +1,75 @@
+"""From the unit interval to the real line."""
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
+from flow_core.events import per_sample_sum
+from flow_core.passes import Pass
+from flow_core.statistics import true_on_all_ranks
+
+
+@final
+class LogitTransform(Bijection):
+    """y = logit(s) with s = α + (1 − 2α)·x, from [0, 1] to the real line.
+
+    log|dy/dx| = log(1 − 2α) − log s − log(1 − s). 1 − s is formed as α + (1 − 2α)·(1 − x), which is
+    exact near x = 1. `Invert(LogitTransform(0.0))` is the sigmoid. Values outside
+    [−α/(1 − 2α), 1 + α/(1 − 2α)] give NaN: looking for them would stop the device at every pass,
+    so `initialize` looks once. Source: Dinh et al. 2017, §4.1.
+
+    Args:
+        alpha: Distance kept from 0 and 1; at least 0, below 1/2.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        if not 0 <= alpha < 0.5:
+            raise ValueError(f"expected 0 <= alpha < 0.5, got {alpha}")
+        self.alpha = alpha
+
+    def extra_repr(self) -> str:
+        """α shown in the representation of a model."""
+        return f"alpha={self.alpha}"
+
+    def bounds(self) -> Bounds:
+        """1/(4·(1 − 2α)) for the inverse; the logit has no largest slope where its values end."""
+        return Bounds(inverse=0.25 / (1 - 2 * self.alpha))
+
+    def _prepare(self, x: Tensor, how: Pass) -> None:
+        """Look once, in the pass that initializes, whether the data lie in [0, 1]."""
+        if not how.initializes or how.direction == "inverse":
+            return
+        inside = (x >= 0) & (x <= 1)
+        if not true_on_all_ranks(inside):
+            raise ValueError(
+                "LogitTransform: expected values in [0, 1], got others here or on another rank, "
+                f"the first of them here {x[~inside][:3].tolist()}; scale the data, for integers "
+                "with Dequantized"
+            )
+
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        log_s, log_t = self._logs(x)
+        return log_s - log_t, how.log_det(
+            x, lambda: per_sample_sum(self._log_slope() - log_s - log_t)
+        )
+
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        x = (torch.sigmoid(y) - self.alpha) / (1 - 2 * self.alpha)
+
+        def log_det() -> Tensor:
+            return per_sample_sum(F.logsigmoid(y) + F.logsigmoid(-y) - self._log_slope())
+
+        return x, how.log_det(y, log_det)
+
+    def _logs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        slope = 1 - 2 * self.alpha
+        return (self.alpha + slope * x).log(), (self.alpha + slope * (1 - x)).log()
+
+    def _log_slope(self) -> float:
+        return math.log1p(-2 * self.alpha)
