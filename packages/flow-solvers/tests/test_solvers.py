@@ -153,6 +153,15 @@ def test_evaluations_on_known_spectra(kind: str, solver: Solver, most: int) -> N
     assert int(solution.evaluations.max()) == solution.calls
 
 
+@pytest.mark.parametrize("kind", ["skew", "symmetric", "decaying", "random"])
+def test_accelerating_every_step_takes_no_fewer_evaluations(kind: str) -> None:
+    bound, x = FunctionMap(affine(spectrum(kind, 256, 0.95))), normal(8, 256)
+    every, third = (Anderson(period=p).solve(bound, x, x, Tolerance(1e-6)) for p in (1, 3))
+    assert every.all_converged
+    assert third.all_converged
+    assert third.calls <= every.calls
+
+
 def test_newton_needs_two_evaluations_for_an_affine_map() -> None:
     function = Counted(affine(spectrum("random", 2, 0.95)))
     solution = Newton().solve(FunctionMap(function), normal(8, 2), normal(8, 2), Tolerance())
@@ -410,6 +419,7 @@ def test_default_solver(dim: int, kind: type) -> None:
         (lambda: Picard(damping=1.5), "damping"),
         (lambda: Picard(lipschitz=1.0), "Lipschitz"),
         (lambda: Anderson(memory=0), "memory"),
+        (lambda: Anderson(period=0), "period"),
         (lambda: Anderson(ridge=-1.0), "ridge"),
         (lambda: Broyden(memory=0), "memory"),
         (lambda: Fallback(()), "solver"),

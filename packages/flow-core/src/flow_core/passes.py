@@ -13,24 +13,11 @@ from flow_solvers import BoundMap
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.maps.lipschitz_map import Held, LipschitzMap
 from flow_core.record import Report
 from flow_core.settings import DEFAULT_SETTINGS, Settings
 
 Direction: TypeAlias = Literal["transform", "inverse"]
-
-
-class Held(NamedTuple):
-    """A bound map that a pass carries.
-
-    Attributes:
-        bound: The map without its context.
-        graph: The grad mode that it was bound in; None serves every mode. Bound without a graph
-            and used with one it would silently train nothing.
-    """
-
-    bound: BoundMap
-    graph: bool | None
 
 
 @runtime_checkable

@@ -9,8 +9,8 @@ from torch import Tensor
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds
 from flow_core.distributions import Flow
-from flow_core.maps import LipschitzMap
-from flow_core.passes import Held, Pass
+from flow_core.maps.lipschitz_map import Held, LipschitzMap
+from flow_core.passes import Pass
 
 
 @final

@@ -124,16 +124,16 @@ class _BroydenMethod(Method):
         if self.left is None or self.right is None:
             return vector
         used = min(self.count, self.memory)
-        weights = torch.bmm(self.right[:, :used], vector.unsqueeze(2))
-        return torch.baddbmm(vector.unsqueeze(2), self.left[:, :used].mT, weights).squeeze(2)
+        weights = samples.products(self.right[:, :used], vector)
+        return samples.add_rows(vector, weights, self.left[:, :used])
 
     def _apply_transposed(self, vector: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
         """Hᵀ v."""
         if self.left is None or self.right is None:
             return vector
         used = min(self.count, self.memory)
-        weights = torch.bmm(self.left[:, :used], vector.unsqueeze(2))
-        return torch.baddbmm(vector.unsqueeze(2), self.right[:, :used].mT, weights).squeeze(2)
+        weights = samples.products(self.left[:, :used], vector)
+        return samples.add_rows(vector, weights, self.right[:, :used])
 
     def select(self, index: Index) -> None:
         if self.last is not None:

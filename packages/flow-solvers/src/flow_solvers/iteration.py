@@ -22,9 +22,9 @@ class Method(ABC):
     Attributes:
         growth: A sample whose residual exceeds `growth` times its best one is taken back to its
             best iterate; what the bad step taught is kept, so that the next one is another.
-        coast: From its start on a sample makes plain Picard steps as long as this many more,
-            contracting like the last one, will solve it: they cost nothing to find, and nobody
-            has to look at each.
+        coast: From the start on, plain Picard steps are made as long as this many more of them,
+            contracting like the last one, will solve every sample: they cost nothing to find, and
+            those that cannot solve any yet are not even looked at.
         linearization: Of G at the last point, for methods that have it.
     """
 
@@ -160,24 +160,10 @@ class _Iteration:
             reset, back = _on(ledger.reset, w), self._mask(ledger.reset)
             w = torch.where(back, self.best, w)
             residual = torch.where(back, self.best_residual, residual)
-        ahead = w + self._step(ledger.coasting, w, residual, reset)
+        ahead = w + (residual if ledger.coasting else self.method.propose(w, residual, reset))
         if np.count_nonzero(ledger.done):
             ahead = torch.where(self._mask(ledger.done), w, ahead)
         self.w = ahead
-
-    def _step(
-        self,
-        coasting: Flags,
-        w: Float[Tensor, " batch *shape"],
-        residual: Float[Tensor, " batch *shape"],
-        reset: Bool[Tensor, " batch"] | None,
-    ) -> Float[Tensor, " batch *shape"]:
-        if every(coasting):
-            return residual
-        step = self.method.propose(w, residual, reset)
-        if not np.count_nonzero(coasting):
-            return step
-        return torch.where(self._mask(coasting), residual, step)
 
     def _compact(self, ledger: Ledger) -> None:
         """Leave the finished samples behind once they are half of the batch."""

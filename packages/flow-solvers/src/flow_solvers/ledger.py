@@ -25,7 +25,7 @@ def every(flags: Flags) -> bool:
 
 
 class Ledger:
-    """Which samples are solved, given up, to be taken back, or coasting.
+    """Which samples are solved, given up or to be taken back, and whether all are coasting.
 
     Args:
         sizes: Norms of the right-hand sides.
@@ -33,7 +33,7 @@ class Ledger:
         floor: Absolute tolerance of a norm.
         patience: Evaluations without a better residual after which a sample is given up.
         growth: A residual this many times the best one is to be taken back.
-        coast: A sample that this many Picard steps will solve is coasting, from its start on.
+        coast: The batch coasts, from its start on, while this many Picard steps will solve it.
 
     Attributes:
         norm: Norms of the last residuals.
@@ -42,8 +42,8 @@ class Ledger:
         solved: Which samples are solved.
         done: Which samples are solved or given up.
         reset: Which are to be taken back to their best iterates.
-        coasting: Which only need Picard steps.
-        unseen: Picard steps that all can make before the first of them may be solved.
+        coasting: Whether Picard steps are all that is needed.
+        unseen: Picard steps that can be made before the first sample may be solved.
         evaluations: How many there were while a sample was not done.
     """
 
@@ -55,7 +55,7 @@ class Ledger:
         none: Flags = np.zeros(sizes.shape, np.bool_)
         self.norm = self.best = np.full(sizes.shape, np.inf)
         self.solved = self.better = self.done = self.reset = none
-        self.coasting: Flags = ~none if coast else none
+        self.coasting = coast > 0
         self.unseen = 0
         self._none, self._fresh = none, np.zeros(sizes.shape, np.int64)
         self.evaluations = self._stale = self._fresh
@@ -77,7 +77,7 @@ class Ledger:
         # A strict comparison keeps out infinities and NaN.
         met = norm < limit
         self.norm, self.better = norm, met | (norm < self.best)
-        if np.count_nonzero(self.coasting):
+        if self.coasting:
             self._foresee(limit)
         self.solved = self.solved | met
         if every(self.better):
@@ -89,9 +89,8 @@ class Ledger:
     def _foresee(self, limit: Numbers) -> None:
         """Count the steps to the tolerance at the rate of the last one."""
         steps = np.log(self.norm / limit) / np.log(self.best / self.norm)
-        self.coasting = self.coasting & self.better & (steps < self._coast)
-        together = steps.size > 0 and every(self.coasting)
-        self.unseen = int(max(_CAUTION * steps.min(), 0)) if together else 0
+        self.coasting = steps.size > 0 and every(self.better & (steps < self._coast))
+        self.unseen = int(max(_CAUTION * steps.min(), 0)) if self.coasting else 0
 
     def _merge(self) -> None:
         self.best = np.where(self.better, self.norm, self.best)

@@ -61,32 +61,55 @@ class Newton:
         whole = compiled(bound, x)
         limits = _Limits(
             rtol=tolerance.relative(x.dtype),
-            floor=tolerance.floor(x),
             patience=self.patience,
             steps=1 if whole is None else whole.unroll,
         )
-        return _Descent(bound, x, start, limits).run(self.budget)
+        threshold = limits.rtol * samples.norm(x) + tolerance.floor(x)
+        return _Descent(bound, start, _Target(x, threshold), limits).run(self.budget)
+
+
+class _Target(NamedTuple):
+    """The right-hand side, and rtol·|x| + floor."""
+
+    x: Float[Tensor, " batch *shape"]
+    threshold: Float[Tensor, " batch"]
 
 
 class _Limits(NamedTuple):
     """When a sample is solved, when it is given up, and evaluations until someone looks."""
 
     rtol: float
-    floor: float
     patience: int
     steps: int
 
 
-class _Best(NamedTuple):
-    """The best iterate of every sample, and whether a better one is sought."""
+class _State(NamedTuple):
+    """G and J at the last point, the best iterates, and whether a better one is sought.
 
+    A sample is active until it is solved or was not improved for too long.
+    """
+
+    value: Tensor | None
+    jacobian: Tensor | None
     w: Float[Tensor, " batch *shape"]
     residual: Float[Tensor, " batch *shape"]
     norm: Float[Tensor, " batch"]
-    solved: Bool[Tensor, " batch"]
+    unsolved: Bool[Tensor, " batch"]
     active: Bool[Tensor, " batch"]
     stale: Int[Tensor, " batch"]
     evaluations: Int[Tensor, " batch"]
+
+
+def _first_state(start: Tensor, target: _Target, patience: int) -> _State:
+    norm = torch.full_like(target.threshold, math.inf)
+    none = torch.zeros_like(norm, dtype=torch.int64)
+    everyone = none == 0
+    stale = none + (patience - 1)  # a first residual that is not finite ends its sample
+    return _State(None, None, start, target.x, norm, everyone, everyone, stale, none)
+
+
+def _tensors(w: Tensor, state: _State) -> list[Tensor]:
+    return [w, *[tensor for tensor in state if tensor is not None]]
 
 
 @final
@@ -96,17 +119,14 @@ class _Descent:
     def __init__(
         self,
         bound: BoundMap,
-        x: Float[Tensor, " batch *shape"],
         start: Float[Tensor, " batch *shape"],
+        target: _Target,
         limits: _Limits,
     ) -> None:
-        self._bound, self._x, self._next, self._limits = bound, x, start, limits
-        norm = torch.full(x.shape[:1], math.inf, dtype=x.dtype, device=x.device)
-        zeros = torch.zeros_like(norm, dtype=torch.int64)
-        active = zeros == 0
-        self._best = _Best(start, x, norm, ~active, active, zeros, zeros)
+        self._bound, self._target, self._limits = bound, target, limits
+        self._last, self._state = start, _first_state(start, target, limits.patience)
         self._calls = self._given_up = 0
-        self._wider: list[tuple[Index, BoundMap, Tensor, tuple[Tensor, ...]]] = []
+        self._wider: list[tuple[Index, BoundMap, _Target, list[Tensor]]] = []
 
     def run(self, budget: int) -> Solution:
         """Evaluate until every sample is solved or given up, or the budget ends.
@@ -115,7 +135,7 @@ class _Descent:
         """
         active, unsolved = self._evaluate(min(self._limits.steps, budget))
         while active and self._calls < budget:
-            if samples.worth_compacting(active, self._x):
+            if samples.worth_compacting(active, self._target.x):
                 self._narrow()
                 self._given_up += unsolved - active
             active, unsolved = self._evaluate(1)
@@ -126,44 +146,44 @@ class _Descent:
         """How many samples are still active, and how many are not solved."""
         self._calls += steps
         limits = self._limits._replace(steps=steps)
-        counts, *state = run(_descend, self._bound, self._next, self._x, self._best, limits)
-        self._take(state)
-        numbers: list[int] = counts.tolist()
+        results = run(_descend, self._bound, self._last, self._state, self._target, limits)
+        self._take(results[1:])
+        numbers: list[int] = results[0].tolist()
         return numbers
 
-    def _take(self, state: Sequence[Tensor]) -> None:
-        self._next, self._value, self._jacobian, *best = state
-        self._best = _Best(*best)
-
-    def _state(self) -> tuple[Tensor, ...]:
-        return (self._next, self._value, self._jacobian, *self._best)
+    def _take(self, tensors: Sequence[Tensor]) -> None:
+        self._last, *state = tensors
+        self._state = _State(*state)
 
     def _narrow(self) -> None:
         """Leave the finished samples behind."""
-        index = self._best.active.nonzero().flatten()
-        self._wider.append((index, self._bound, self._x, self._state()))
-        self._bound, self._x = self._bound.select(index), self._x[index]
-        self._take([t[index] for t in self._state()])
+        index = self._state.active.nonzero().flatten()
+        self._wider.append((index, self._bound, self._target, _tensors(self._last, self._state)))
+        self._bound = self._bound.select(index)
+        self._target = _Target(*(t[index] for t in self._target))
+        self._take([t[index] for t in _tensors(self._last, self._state)])
 
     def _widen(self) -> None:
         """Put what was found for some samples in their places."""
         while self._wider:
-            index, self._bound, self._x, state = self._wider.pop()
-            parts = zip(state, self._state(), strict=True)
+            index, self._bound, self._target, tensors = self._wider.pop()
+            parts = zip(tensors, _tensors(self._last, self._state), strict=True)
             self._take([whole.index_copy(0, index, part) for whole, part in parts])
 
     def _solution(self, *, all_solved: bool) -> Solution:
-        best = self._best
-        status, value, linearization = torch.zeros_like(best.stale), best.w, None
+        state = self._state
+        status, w, linearization = torch.zeros_like(state.stale), state.w, None
         if all_solved:  # and so the last evaluation of every sample was at its solution
-            linearization = JacobianLinearization(self._bound, value, self._value, self._jacobian)
+            assert state.value is not None
+            assert state.jacobian is not None
+            linearization = JacobianLinearization(self._bound, w, state.value, state.jacobian)
         else:
-            status, unseen = _status(best), best.norm.isinf()
-            value = torch.where(samples.per_sample(unseen, value), math.nan, value)
+            status, unseen = _status(state), state.norm.isinf()
+            w = torch.where(samples.per_sample(unseen, w), math.nan, w)
         return Solution(
-            value=value,
-            residual=best.norm / math.sqrt(max(samples.flat(value).shape[1], 1)),
-            evaluations=best.evaluations,
+            value=w,
+            residual=state.norm / math.sqrt(max(samples.flat(w).shape[1], 1)),
+            evaluations=state.evaluations,
             status=status,
             error_bound=None,
             calls=self._calls,
@@ -171,66 +191,65 @@ class _Descent:
         )
 
 
-def _status(best: _Best) -> Int[Tensor, " batch"]:
-    status = torch.where(best.active, int(Status.BUDGET), int(Status.STALLED))
-    status = torch.where(best.norm.isinf(), int(Status.NONFINITE), status)
-    return torch.where(best.solved, int(Status.CONVERGED), status)
+def _status(state: _State) -> Int[Tensor, " batch"]:
+    status = torch.where(state.active, int(Status.BUDGET), int(Status.STALLED))
+    status = torch.where(state.norm.isinf(), int(Status.NONFINITE), status)
+    return torch.where(state.unsolved, status, int(Status.CONVERGED))
 
 
 def _descend(
     bound: BoundMap,
     w: Float[Tensor, " batch *shape"],
-    x: Float[Tensor, " batch *shape"],
-    best: _Best,
+    state: _State,
+    target: _Target,
     limits: _Limits,
 ) -> tuple[Tensor, ...]:
-    """How many are active and unsolved, the next iterate, G and J at the last one, the best."""
-    ahead, value, jacobian = w, w, w
+    """How many are active and unsolved, the last point and the state there."""
     for _ in range(limits.steps):
-        w = ahead
+        if state.jacobian is not None:
+            w = _step(w, state, state.jacobian)
         at = bound.linearize(w)
         value = at.value
         require_same_shape(value, w)
-        jacobian = at.jacobian()
-        best = _judge(w, value, x, best, limits)
-        ahead = _step(w, jacobian, best)
-    counts = torch.stack((best.active.sum(), best.solved.logical_not().sum()))
-    return counts, ahead, value, jacobian, *best
+        state = _judge(w, value, state._replace(jacobian=at.jacobian()), target, limits)
+    counts = torch.stack((state.active, state.unsolved)).sum(1)
+    return counts, *_tensors(w, state)
+
+
+def _step(
+    w: Float[Tensor, " batch *shape"], state: _State, jacobian: Float[Tensor, " batch dim dim"]
+) -> Float[Tensor, " batch *shape"]:
+    """The Newton step, or a Picard step from the best iterate after one that was no better."""
+    newton = solve_shifted(jacobian, samples.flat(state.residual)).reshape(w.shape)
+    step = torch.where(samples.per_sample(state.stale == 0, w), newton, state.residual)
+    return torch.where(samples.per_sample(state.active, w), state.w + step, w)
 
 
 def _judge(
     w: Float[Tensor, " batch *shape"],
     value: Float[Tensor, " batch *shape"],
-    x: Float[Tensor, " batch *shape"],
-    best: _Best,
+    state: _State,
+    target: _Target,
     limits: _Limits,
-) -> _Best:
-    """The best iterates now."""
-    residual = x - w - value
+) -> _State:
+    """What is known after an evaluation."""
+    residual = target.x - w - value
     norm = samples.norm(residual)
-    scale = samples.norm(x) + samples.norm(w) + samples.norm(value)
-    met = norm < limits.rtol * scale + limits.floor
-    better = met | (norm < best.norm)
+    scale = samples.norm(w) + samples.norm(value)
+    # A strict comparison keeps out infinities and NaN.
+    met = norm < torch.add(target.threshold, scale, alpha=limits.rtol)
+    better = met | (norm < state.norm)
     keep = samples.per_sample(better, w)
-    solved, least = met | best.solved, torch.where(better, norm, best.norm)
-    stale = torch.where(better, 0, best.stale + 1)
-    hopeless = (stale >= limits.patience) | least.isinf()
-    return _Best(
-        w=torch.where(keep, w, best.w),
-        residual=torch.where(keep, residual, best.residual),
-        norm=least,
-        solved=solved,
-        active=(solved | hopeless).logical_not(),
+    unsolved = state.unsolved & ~met
+    stale = torch.where(better, 0, state.stale + 1)
+    return _State(
+        value=value,
+        jacobian=state.jacobian,
+        w=torch.where(keep, w, state.w),
+        residual=torch.where(keep, residual, state.residual),
+        norm=torch.where(better, norm, state.norm),
+        unsolved=unsolved,
+        active=unsolved & (stale < limits.patience),
         stale=stale,
-        evaluations=best.evaluations + best.active,
+        evaluations=state.evaluations + state.active,
     )
-
-
-def _step(
-    w: Float[Tensor, " batch *shape"], jacobian: Float[Tensor, " batch dim dim"], best: _Best
-) -> Float[Tensor, " batch *shape"]:
-    """The Newton step, or a Picard step from the best iterate after one that was no better."""
-    step = solve_shifted(jacobian, samples.flat(best.residual)).reshape(w.shape)
-    failed = samples.per_sample(best.stale > 0, w)
-    ahead = torch.where(failed, best.w + best.residual, w + step)
-    return torch.where(samples.per_sample(best.active, w), ahead, w)

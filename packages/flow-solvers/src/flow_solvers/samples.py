@@ -14,6 +14,8 @@ SMALL_DIMENSION = 4
 _COMPACT_FROM_NUMEL = 1024
 # Up to here copying tensors together costs less than another operation.
 _TOGETHER_UP_TO_NUMEL = 16384
+# For matrices below this size torch has no fast product on a CPU.
+_SLOW_PRODUCT_BELOW_NUMEL = 400
 
 
 def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
@@ -66,6 +68,29 @@ def dot(a: Float[Tensor, " batch dim"], b: Float[Tensor, " batch dim"]) -> Float
     """Inner product of every sample."""
     result: Tensor = torch.linalg.vecdot(a, b)
     return result
+
+
+def products(
+    rows: Float[Tensor, " batch count dim"], vector: Float[Tensor, " batch dim"]
+) -> Float[Tensor, " batch count"]:
+    """Inner products of a vector with several rows.
+
+    The vector stands on the left: a matrix times a column takes ten times as long on a CPU.
+    """
+    return torch.bmm(vector.unsqueeze(1), rows.mT).squeeze(1)
+
+
+def add_rows(
+    vector: Float[Tensor, " batch dim"],
+    weights: Float[Tensor, " batch count"],
+    rows: Float[Tensor, " batch count dim"],
+    scale: float = 1.0,
+) -> Float[Tensor, " batch dim"]:
+    """The vector plus `scale` times a combination of rows."""
+    if rows.shape[1] * rows.shape[2] < _SLOW_PRODUCT_BELOW_NUMEL:
+        return vector.add((weights.unsqueeze(2) * rows).sum(1), alpha=scale)
+    added = torch.baddbmm(vector.unsqueeze(1), weights.unsqueeze(1), rows, alpha=scale)
+    return added.squeeze(1)
 
 
 def finite_or_zero(tensor: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from flow_solvers import BoundMap
@@ -58,3 +59,16 @@ class LipschitzMap(Certified):
     def bind(self, context: Context = None) -> BoundMap:
         """G with its effective weights and context fixed."""
         return self.attach(self.bind_weights(), context)
+
+
+class Held(NamedTuple):
+    """A map that is bound already, without its context.
+
+    Attributes:
+        bound: The map without its context.
+        graph: The grad mode that it was bound in; None serves every mode. Bound without a graph
+            and used with one it would silently train nothing.
+    """
+
+    bound: BoundMap
+    graph: bool | None

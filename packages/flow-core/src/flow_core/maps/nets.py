@@ -82,7 +82,7 @@ class LipschitzNet(LipschitzMap):
 
     def bind_weights(self) -> BoundNet:
         """Normalise the weights."""
-        return self.bind_group([self])[0]
+        return self._bound(tuple(layer.effective()[0] for layer in self._layers()))
 
     def binding_key(self) -> Hashable | None:
         """Shapes, bounds and kinds of parameters, in small dimension."""
@@ -203,6 +203,10 @@ class DenseNet(LipschitzNet):
         )
         self.concat = nn.Parameter(torch.ones(depth, 2))
         self.concat_bound = concat_bound
+
+    def bind_weights(self) -> BoundNet:
+        """Normalise the weights and fold the concatenation into them."""
+        return self.bind_group([self])[0]
 
     def binding_key(self) -> Hashable | None:
         """As that of every net, with the concatenation."""

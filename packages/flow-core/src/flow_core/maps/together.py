@@ -6,8 +6,7 @@ from collections.abc import Hashable, Mapping
 import torch
 from torch import nn
 
-from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.passes import Held
+from flow_core.maps.lipschitz_map import Held, LipschitzMap
 
 
 def bound_together(

@@ -57,9 +57,9 @@ class OrthonormalRows:
         before: Tensor = torch.linalg.vector_norm(vector, dim=1)
         coefficients = torch.zeros_like(rows[:, :, 0])
         for _ in range(2):
-            along = torch.bmm(rows, vector.unsqueeze(2))
-            vector = torch.baddbmm(vector.unsqueeze(2), rows.mT, along, alpha=-1).squeeze(2)
-            coefficients = coefficients + along.squeeze(2)
+            along = samples.products(rows, vector)
+            vector = samples.add_rows(vector, along, rows, -1.0)
+            coefficients = coefficients + along
         length: Tensor = torch.linalg.vector_norm(vector, dim=1)
         broke = length <= _BREAKDOWN_EPS * torch.finfo(length.dtype).eps * before
         length = torch.where(broke, 0, length)
