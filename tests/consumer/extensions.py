@@ -115,10 +115,9 @@ class Taylor:
         return LogDet(value, None, jacobian.shape[-1])
 
 
-torch.manual_seed(0)
 net = DenseNet(3, growth=4, depth=2, coeff=0.5, activation=Arctan())
 chain = Chain([Stretch(3), Resolvent(net), Stretch(3)])
-x = torch.randn(4, 3)
+x = torch.linspace(-2, 2, 12).view(4, 3)
 assert_type(chain(x), tuple[Tensor, Tensor])
 
 check_bijection(Stretch(3), x)
