@@ -32,7 +32,7 @@ class Stretch(Bijection):
 
     def __init__(self, features: int) -> None:
         super().__init__(event_shape=(features,))
-        self.log_scale = nn.Parameter(torch.linspace(-0.5, 0.5, features))
+        self.log_scale = nn.Parameter(torch.linspace(-0.3, 0.9, features))
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         return x * self.log_scale.exp(), how.log_det(x, lambda: self._log_det(x))

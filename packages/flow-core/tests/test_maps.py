@@ -358,13 +358,15 @@ def test_a_block_refuses_contexts_that_its_map_is_not_made_for(
     net = DenseNet(1, growth=2, depth=1, context_features=2, map_size=map_size)
     made = block(net)
     x, right = torch.randn(4, 1, *pixels), torch.randn(4, 2, *pixels)
-    wrong = [right.double(), torch.randn(4, 3, *pixels), right[..., None], torch.randn(4, 2, 5, 5)]
+    wrong = [torch.randn(4, 3, *pixels), right[..., None], torch.randn(4, 2, 5, 5)]
     for method in (made.transform, made.inverse, made.forward, made.inverse_and_log_det):
         assert all(torch.isfinite(t).all() for t in method(x, context=right))
         assert all(torch.isfinite(t).all() for t in method(x, context=right.half()))
         for context in wrong:
             with pytest.raises(ValueError, match="expected a context of shape "):
                 method(x, context=context)
+        with pytest.raises(ValueError, match=r"expected a context of torch\.float32, as x, got"):
+            method(x, context=right.double())
         with pytest.raises(ValueError, match=r"expected x of torch\.float32, as the weights, got"):
             method(x.double(), context=right)
     for context in (right[:1], right.sum(), right[0]):

@@ -129,7 +129,7 @@ def test_what_is_recomputed_is_what_was_computed(name: str, estimator: str, part
     parts = segments.get(part, list(chain))
 
     def run(x: Tensor, recompute: bool) -> tuple[Tensor, Tensor]:
-        how = Pass(using, begun=True).holding(bound_together(chain, {}))
+        how = Pass(using, begun=True).holding(bound_together(chain.contractions(), {}))
         options: dict[str, Any] = {"how": how} if part == "bound outside" else {"using": using}
         total = x.new_zeros(len(x))
         for layer in parts:
@@ -187,7 +187,7 @@ def test_parameters_that_are_passed_on_reach_a_recomputed_layer() -> None:
 def test_a_map_that_was_bound_without_a_graph_is_bound_again_where_one_is_wanted() -> None:
     chain, x = chain_and_point("2-d")
     with torch.no_grad():
-        held = bound_together(chain, {})
+        held = bound_together(chain.contractions(), {})
     assert held
     how = Pass(begun=True).holding(held)
     y, log_det = chain[0](x, how=how)
@@ -396,6 +396,71 @@ def test_views_nest_and_a_flow_has_one_too() -> None:
     assert not torch.allclose(moved_.log_prob(x), before)
 
 
+def test_a_view_stays_frozen_inside_a_composition_and_inside_a_view() -> None:
+    block = cast(Residual, moved(Residual(net(2))))
+    x = torch.randn(4, 2).double()
+    view = frozen(block)
+    models = [Chain([view]), Invert(Chain([Chain([view])])), frozen(Chain([view])), frozen(view)]
+    before = [model.transform(x) for model in models]
+    for p in block.parameters():
+        p.data.mul_(0.5)
+    for model, expected in zip(models, before, strict=True):
+        torch.testing.assert_close(model.transform(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(frozen(view).transform(x), before[0], rtol=0, atol=0)
+
+
+def test_a_view_holds_conditioners_too() -> None:
+    block = cast(Residual, moved(Residual(net(2, context_features=3))))
+    view = frozen(block)
+    x, context = torch.randn(4, 2).double(), torch.randn(4, 3).double().requires_grad_()
+    before = view.transform(x, context=context)
+    (gradient,) = torch.autograd.grad(before.sum(), context)
+    assert bool(gradient.abs().sum() > 0)
+    assert not frozen(block).transform(x, context=context.detach()).requires_grad
+    for p in block.parameters():
+        p.data.mul_(0.5)
+    torch.testing.assert_close(view.transform(x, context=context), before, rtol=0, atol=0)
+    single = copy.deepcopy(view).float().transform(x.float(), context=context.float())
+    torch.testing.assert_close(single, before.float())
+
+
+class Hyper(Bijection):
+    """A layer that calls another one with weights that it has made itself."""
+
+    def __init__(self, inner: Bijection) -> None:
+        super().__init__(inner.event_shape)
+        self.inner = inner
+        self.log_scale = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+
+    def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        scale = self.log_scale.exp()
+        state = {name: p * scale for name, p in self.inner.named_parameters()}
+        result = functional_call(self.inner, state, (x,), {"how": how})
+        return cast("tuple[Tensor, Tensor]", result)
+
+    def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+def test_a_composition_leaves_weights_alone_that_a_layer_makes_itself() -> None:
+    layer = Hyper(cast(Residual, moved(Residual(net(2)))))
+    x = torch.randn(4, 2).double()
+    y = Chain([layer]).transform(x)
+    torch.testing.assert_close(y, layer.transform(x), rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(y.sum(), layer.log_scale)
+    assert float(gradient.abs()) > 0
+
+
+def test_how_is_passed_on_alone() -> None:
+    block, x = Residual(net(2)), torch.randn(4, 2)
+    flow = Flow(StandardNormal((2,)), block)
+    for model in (block, flow):
+        with pytest.raises(ValueError, match=f"{type(model).__name__}: expected how alone"):
+            model(x, how=Pass(), context=x)
+        with pytest.raises(ValueError, match=f"{type(model).__name__}: expected how alone"):
+            model(x, how=Pass(), using=Settings())
+
+
 # Sharding
 
 
@@ -440,13 +505,13 @@ def test_distributed_data_parallel_sees_every_gradient() -> None:
 
 def test_small_maps_of_a_chain_share_their_operations_only_where_they_are_whole() -> None:
     chain, _ = chain_and_point("2-d")
-    assert len(bound_together(chain, {})) == 3
+    assert len(bound_together(chain.contractions(), {})) == 3
     maps = [
         block.g
         for block in (chain[0], chain[2], chain[3])
         if isinstance(block, Residual | Monotone)
     ]
-    assert bound_together(chain, bound_together(chain, {})) == {}
+    assert bound_together(chain.contractions(), bound_together(chain.contractions(), {})) == {}
     assert maps[0].binding_key() is not None
     assert image_net().binding_key() is None
 

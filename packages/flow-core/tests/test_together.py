@@ -70,11 +70,11 @@ def test_a_block_that_comes_twice_is_bound_once() -> None:
 def test_a_graph_is_there_where_it_is_wanted() -> None:
     (net,) = nets(1)
     with torch.no_grad():
-        how = Pass(begun=True).holding(bound_together(net, {}))
+        how = Pass(begun=True).holding(bound_together([net], {}))
         assert not how.bind(net)(points()).requires_grad
         with torch.enable_grad():
             assert how.bind(net)(points()).requires_grad
-    how = Pass(begun=True).holding(bound_together(net, {}))
+    how = Pass(begun=True).holding(bound_together([net], {}))
     assert how.bind(net)(points()).requires_grad
     with torch.no_grad():
         assert not how.bind(net)(points()).requires_grad
@@ -85,7 +85,7 @@ def test_equal_nets_share_their_operations() -> None:
     counts = [Count(), Count()]
     for maps, count in zip((few, many), counts, strict=True):
         with count:
-            bound_together(torch.nn.ModuleList(maps), {})
+            bound_together(maps, {})
     alone = Count()
     with alone:
         many[0].bind()

@@ -1,7 +1,7 @@
 """The one interface of every invertible layer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from flow_core.bounds import Bounds
+from flow_core.maps.lipschitz_map import LipschitzMap
 from flow_core.passes import Pass
 from flow_core.record import open_reports
 from flow_core.rounding import widened
@@ -78,6 +79,13 @@ class Bijection(nn.Module, ABC):
 
         Further checks of the input go here too.
         """
+
+    def contractions(self) -> Iterable[LipschitzMap]:
+        """The maps that a composition outside may bind for this one, with `how.bind` in its hooks.
+
+        None unless the family says so: what a layer does to the maps inside it is its own affair.
+        """
+        return ()
 
     def bounds(self) -> Bounds:
         """Proven Lipschitz constants of both directions; infinite unless the family knows them."""
@@ -160,7 +168,13 @@ class Bijection(nn.Module, ABC):
         how: Pass | None = None,
     ) -> tuple[Float[Tensor, " batch *out"], Float[Tensor, " batch"]]:
         """Same as `transform_and_log_det`; with `how`, a part of a pass that has begun outside."""
-        how = _call(context, using) if how is None else how
+        if how is None:
+            how = _call(context, using)
+        elif context is not None or using is not None:
+            raise ValueError(
+                f"{type(self).__name__}: expected how alone, which holds context and settings, got "
+                "context= or using= beside it; another context is how.given(context)"
+            )
         if how.begun:
             return self._run(x, how)
         # Not every caller checks types.
@@ -207,6 +221,9 @@ def fits(x: Tensor, expected: EventShape) -> bool:
 def _call(context: Tensor | None, using: Settings | None, *, wants_log_det: bool = True) -> Pass:
     """A pass that has not begun."""
     settings = DEFAULT_SETTINGS if using is None else using
+    # Not every caller checks types.
+    if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"expected using=Settings(...), got {type(settings).__name__}")
     return Pass(settings, context, wants_log_det=wants_log_det)
 
 
@@ -232,6 +249,10 @@ def _check(layer: Bijection, x: Tensor, context: Tensor | None, own: torch.dtype
         raise ValueError(
             f"{name}: expected a floating-point context for each of the {len(x)} samples, got "
             f"{context.dtype} of shape {tuple(context.shape)}"
+        )
+    if {x.dtype, context.dtype} == {torch.float32, torch.float64}:
+        raise ValueError(
+            f"{name}: expected a context of {x.dtype}, as x, got {context.dtype}; convert it"
         )
 
 

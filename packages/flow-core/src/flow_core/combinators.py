@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds, composed
 from flow_core.context import Context
+from flow_core.maps.lipschitz_map import LipschitzMap
 from flow_core.maps.together import bound_together
 from flow_core.passes import Pass, zeros
 from flow_core.settings import Settings
@@ -49,6 +50,10 @@ class Chain(Bijection):
     def __getitem__(self, index: int) -> Bijection:
         return cast(Bijection, self.layers[index])
 
+    def contractions(self) -> Iterator[LipschitzMap]:
+        """Those of all layers."""
+        return (g for layer in self for g in layer.contractions())
+
     def bounds(self) -> Bounds:
         """The products of those of the layers."""
         return composed(layer.bounds() for layer in self)
@@ -62,7 +67,7 @@ class Chain(Bijection):
     def _through(
         self, layers: Iterable[tuple[int, Bijection]], x: Tensor, how: Pass
     ) -> tuple[Tensor, Tensor]:
-        how = how.holding(bound_together(self, how.maps))
+        how = how.holding(bound_together(self.contractions(), how.maps))
         total = zeros(x)
         for i, layer in layers:
             x, term = call_part(f"layers.{i}", layer, x, how)
@@ -81,6 +86,10 @@ class Invert(Bijection):
         super().__init__(bijection.output_shape, bijection.event_shape)
         self.bijection = bijection
         self.uses_context = bijection.uses_context
+
+    def contractions(self) -> Iterable[LipschitzMap]:
+        """Those of the inner bijection."""
+        return self.bijection.contractions()
 
     def bounds(self) -> Bounds:
         """Those of the inner bijection, exchanged."""
@@ -153,10 +162,17 @@ class Multiscale(Bijection):
         context: Context = None,
         using: Settings | None = None,
     ) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
-        """The output of every scale, before anything leaves; for classification heads."""
+        """The output of every scale, before anything leaves; for classification heads.
+
+        Raises:
+            ValueError: As `transform`.
+        """
+        if context is not None and not self.uses_context:
+            raise ValueError("Multiscale: expected no context, as no scale uses one, got some")
         outputs: list[Tensor] = []
         for i, scale in enumerate(self._scales()):
-            x = scale.transform(x, context=context, using=using)
+            given = context if scale.uses_context else None
+            x = scale.transform(x, context=given, using=using)
             outputs.append(x)
             x = x if i == len(self.shapes) - 1 else self._split(x)[1]
         return tuple(outputs)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from flow_core.context import Context
-from flow_core.distributions import Flow, honest
+from flow_core.distributions import Flow, begun
 from flow_core.events import per_sample_all
 from flow_core.passes import Pass
 from flow_core.settings import Settings
@@ -92,7 +92,7 @@ class Dequantized(nn.Module):
         how: Pass | None = None,
     ) -> Float[Tensor, " batch"]:
         """Same as `log_prob_bound`; with `how`, as part of a training objective."""
-        how = Pass(honest(using), context) if how is None else how
+        how = begun("Dequantized", context, using, how)
         y, log_noise = self._dequantize(x)
         units = self.flow.event_shape.numel() * math.log(self.levels)
         bound = self.flow(y, how=how) - log_noise - units
@@ -180,6 +180,11 @@ class Dequantized(nn.Module):
             raise ValueError(
                 f"expected integers, got {x.dtype}; give pixels as 0 ... {self.levels - 1}, "
                 "before any scaling"
+            )
+        if x.shape[1:] != self.flow.event_shape or x.ndim != len(self.flow.event_shape) + 1:
+            sizes = ", ".join(str(size) for size in ("batch", *self.flow.event_shape))
+            raise ValueError(
+                f"Dequantized: expected integers of shape ({sizes}), got {tuple(x.shape)}"
             )
         noise, log_noise = self.dequantizer.rsample_and_log_prob(x)
         integers = x.to(noise.dtype)

@@ -70,7 +70,7 @@ class Flow(nn.Module):
         how: Pass | None = None,
     ) -> Float[Tensor, "*lead"]:
         """Same as `log_prob`; with `how`, as part of a training objective."""
-        how = Pass(honest(using), context) if how is None else how
+        how = begun("Flow", context, using, how)
         lead, x, context = self._fold(x, how.context)
         z, log_det = self.bijection(x, how=how.given(context))
         return (self.base.log_prob(z) + log_det).reshape(lead)
@@ -86,7 +86,7 @@ class Flow(nn.Module):
 
         Raises:
             ValueError: If x does not end in the event shape, the context is not one that the
-                bijection uses, or the settings ask for a surrogate.
+                bijection uses, or the settings are not of the exact mode.
         """
         return self(x, context, using=using)
 
@@ -110,8 +110,8 @@ class Flow(nn.Module):
     ) -> Float[Tensor, "*leading"]:
         """Draw x with gradients to the parameters and the context."""
         lead, z, context = self._draw(shape, context)
-        x = self.bijection.inverse(z, context=context, using=honest(using))
-        return x.reshape(*lead, *self.event_shape)
+        x = self.bijection.inverse(z, context=context, using=sound(using))
+        return x.reshape((*lead, *self.event_shape))
 
     def rsample_and_log_prob(
         self,
@@ -122,9 +122,9 @@ class Flow(nn.Module):
     ) -> tuple[Float[Tensor, "*leading"], Float[Tensor, "*lead"]]:
         """Draw x and its log-density from one pass: log p(x) = log p_base(z) − log|det ∂x/∂z|."""
         lead, z, context = self._draw(shape, context)
-        x, log_det = self.bijection.inverse_and_log_det(z, context=context, using=honest(using))
+        x, log_det = self.bijection.inverse_and_log_det(z, context=context, using=sound(using))
         log_prob = self.base.log_prob(z) - log_det
-        return x.reshape(*lead, *self.event_shape), log_prob.reshape(lead)
+        return x.reshape((*lead, *self.event_shape)), log_prob.reshape(lead)
 
     def condition(self, context: Context = None, *, using: Settings | None = None) -> "Conditioned":
         """The distribution given a context, as a torch.distributions object."""
@@ -149,7 +149,7 @@ class Flow(nn.Module):
                 f"Flow: expected a shape ending in {tuple(self.event_shape)}, got {tuple(x.shape)}"
             )
         lead = _broadcast(x.shape[:cut], _batch_shape(context))
-        x = x.expand(*lead, *self.event_shape).reshape(math.prod(lead), *self.event_shape)
+        x = x.expand((*lead, *self.event_shape)).reshape(math.prod(lead), *self.event_shape)
         return lead, x, _spread(context, lead)
 
     def _draw(
@@ -201,8 +201,35 @@ class Conditioned(Distribution):
         return self.flow.rsample_and_log_prob(sample_shape, self.context, using=self.using)
 
 
-def honest(using: Settings | None) -> Settings:
+def begun(name: str, context: Context, using: Settings | None, how: Pass | None) -> Pass:
+    """The pass of a call, from its context and settings or from outside."""
+    if how is None:
+        return Pass(exact(using), context)
+    if context is not None or using is not None:
+        raise ValueError(
+            f"{name}: expected how alone, which holds context and settings, got context= or using= "
+            "beside it; another context is how.given(context)"
+        )
+    return how
+
+
+def exact(using: Settings | None) -> Settings:
     """The settings, unless they would make a log-density of what is none.
+
+    Raises:
+        ValueError: If they are not of the exact mode.
+    """
+    settings = sound(using)
+    if settings.mode != "exact":
+        raise ValueError(
+            f"expected settings of the exact mode for log-densities, got {settings.mode}, in which "
+            "they belong to samples alone: rsample_and_log_prob gives both"
+        )
+    return settings
+
+
+def sound(using: Settings | None) -> Settings:
+    """The settings, unless they would give samples a stand-in as their log-density.
 
     Raises:
         ValueError: If they ask for a surrogate.

@@ -69,8 +69,8 @@ class Pass(NamedTuple):
         return self if context is self.context else self._replace(context=context)
 
     def holding(self, maps: Mapping[LipschitzMap, Held]) -> "Pass":
-        """With more bound maps; those that are held already stay."""
-        return self._replace(maps={**maps, **self.maps}) if maps else self
+        """With more bound maps, in place of those that are held already."""
+        return self._replace(maps={**self.maps, **maps}) if maps else self
 
     def log_det(
         self,
@@ -84,10 +84,9 @@ class Pass(NamedTuple):
         """G with its effective weights, the context and the compilation of this pass."""
         held = self.maps.get(g)
         if held is None or held.graph not in (None, torch.is_grad_enabled()):
-            bound = g.bind_weights()
+            bound = g.bind(self.context)
         else:
-            bound = held.bound
-        bound = g.attach(bound, self.context)
+            bound = held.owner.attach(held.bound, self.context)
         return g.compiled(bound, self.settings.compiled) if self.settings.compiled else bound
 
 

@@ -6,6 +6,7 @@ call switches autocast off for all layers below.
 """
 
 import torch
+from flow_solvers import widen
 from torch import Tensor
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -26,11 +27,7 @@ def widened(
     halves = own is None or own in _HALF
     if halves and not _autocast_is_on(x):
         return x, context
-    return _wide(x), None if context is None else _wide(context)
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in _HALF else value
+    return widen(x), None if context is None else widen(context)
 
 
 def _autocast_is_on(like: Tensor) -> bool:

@@ -82,6 +82,7 @@ class Settings:
 
     Raises:
         ValueError: If there is no such mode, or a batch size is negative.
+        TypeError: If a field is of another kind.
     """
 
     estimator: Estimator | None = None
@@ -90,6 +91,16 @@ class Settings:
     compiled: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        # Not every caller checks types.
+        if not isinstance(self.solve, Solve | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"expected solve=Solve(...), got {type(self.solve).__name__}; a solver goes into "
+                "Solve(solver=...)"
+            )
+        if not isinstance(self.estimator, Estimator | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expected an estimator, got {type(self.estimator).__name__}")
+        if not isinstance(self.compiled, frozenset):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expected compiled=frozenset(...), got {type(self.compiled).__name__}")
         if self.mode not in get_args(Mode):
             raise ValueError(f"expected a mode of {', '.join(get_args(Mode))}, got {self.mode!r}")
         if any(size < 0 for size in self.compiled):

@@ -1,13 +1,14 @@
 """Views of models whose contractions are bound once, for long inference loops and for attacks."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import final, overload
 
 import torch
 from torch import Tensor
 
 from flow_core.bijection import Bijection
-from flow_core.bounds import Bounds
+from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
 from flow_core.maps.lipschitz_map import Held, LipschitzMap
 from flow_core.passes import Pass
@@ -15,10 +16,12 @@ from flow_core.passes import Pass
 
 @final
 class Frozen(Bijection):
-    """A bijection with the effective weights that its contractions had when it was made.
+    """A bijection with the weights that its contractions had when it was made.
 
-    It shares all other parameters with the model. Gradients pass through to the input and the
-    context, and none reaches the parameters of contractions; later changes of theirs are not seen.
+    Gradients pass through to the input and the context, and none reaches the parameters of
+    contractions; later changes of theirs are not seen. Everything else is shared with the model:
+    other parameters, and the modules themselves with their mode, precision and device. Lipschitz
+    bounds are unknown: certificates are those of present weights.
     """
 
     def __init__(self, bijection: Bijection) -> None:
@@ -26,17 +29,16 @@ class Frozen(Bijection):
         self.uses_context = bijection.uses_context
         self.bijection = bijection
         self._held: Mapping[LipschitzMap, Held] = {
-            m: _copy_of_bound(m) for m in bijection.modules() if isinstance(m, LipschitzMap)
+            g: _held(g) for g in bijection.modules() if isinstance(g, LipschitzMap)
         }
-
-    def bounds(self) -> Bounds:
-        """Those of the model, with its present weights."""
-        return self.bijection.bounds()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Frozen":
         """Move what is held with the parameters, as `.to` does."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # as torch has it
-        self._held = {m: _mapped(held, fn) for m, held in self._held.items()}
+        self._held = {g: _mapped(held, fn) for g, held in self._held.items()}
+        for g, held in self._held.items():
+            if held.owner is not g:
+                held.owner._apply(fn)  # type: ignore[no-untyped-call]  # as torch has it
         return self
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
@@ -47,25 +49,32 @@ class Frozen(Bijection):
 
 
 @overload
+def frozen(model: Dequantized) -> Dequantized: ...
+@overload
 def frozen(model: Flow) -> Flow: ...
 @overload
 def frozen(model: Bijection) -> Bijection: ...
-def frozen(model: Flow | Bijection) -> Flow | Bijection:
+def frozen(model: Dequantized | Flow | Bijection) -> Dequantized | Flow | Bijection:
     """A view of a model that holds the present effective weights of its contractions.
 
     For long inference loops, which then normalise no weights, and for gradients by the input alone.
-    The model itself is not changed and can be trained on beside its view.
+    The model itself is not changed and can be trained on beside its view. A view of a view holds
+    what that one holds.
     """
+    if isinstance(model, Dequantized):
+        return Dequantized(frozen(model.flow), model.dequantizer, model.levels)
     if isinstance(model, Flow):
         return Flow(model.base, Frozen(model.bijection), model.event_shape)
     return Frozen(model)
 
 
 @torch.no_grad()
-def _copy_of_bound(m: LipschitzMap) -> Held:
+def _held(g: LipschitzMap) -> Held:
     """The bound map with tensors of its own: some are the parameters themselves."""
-    return _mapped(Held(m.bind_weights(), None), torch.clone)
+    owner = deepcopy(g).requires_grad_(False) if g.uses_context else g
+    return _mapped(Held(g.bind_weights(), None, owner), torch.clone)
 
 
 def _mapped(held: Held, fn: Callable[[Tensor], Tensor]) -> Held:
-    return Held(held.bound.with_tensors([fn(t) for t in held.bound.tensors()]), held.graph)
+    bound = held.bound.with_tensors([fn(t) for t in held.bound.tensors()])
+    return held._replace(bound=bound)

@@ -1,6 +1,6 @@
 """What residual, implicit and monotone blocks share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -44,6 +44,10 @@ class FixedPointBlock(Bijection):
         super().__init__(next((g.event_shape for g in maps if g.event_shape is not None), None))
         self.uses_context = any(g.uses_context for g in maps)
         self.solve = Solve() if solve is None else solve
+
+    def contractions(self) -> Iterator[LipschitzMap]:
+        """Those that the block has as attributes."""
+        return (child for child in self.children() if isinstance(child, LipschitzMap))
 
     def _evaluate(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Located:
         """G(x)."""

@@ -12,7 +12,7 @@ from flow_core.bijection import Bijection
 from flow_core.combinators import Invert
 from flow_core.context import Context
 from flow_core.passes import Pass
-from flow_core.settings import Settings
+from flow_core.settings import DEFAULT_SETTINGS, Settings
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def trace_layers(
     layers = _innermost(bijection)
     handles = [m.register_forward_hook(_Watch(n, traces), with_kwargs=True) for m, n in layers]
     try:
-        bijection(x, context=context, using=using)
+        bijection(x, how=Pass(DEFAULT_SETTINGS if using is None else using, context))
     finally:
         for handle in handles:
             handle.remove()

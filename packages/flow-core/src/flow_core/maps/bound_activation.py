@@ -1,7 +1,6 @@
 """An activation with its learnable parameters held as values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -34,10 +33,6 @@ class BoundActivation:
     def trace(self, slope: Tensor, matrix: Tensor) -> Tensor:
         """The sum of matrix * φ'(a) over channels and pixels; see `Activation.trace`."""
         return self.activation.trace(slope, matrix)
-
-    def with_params(self, params: Sequence[Tensor]) -> "BoundActivation":
-        """The same activation with other parameters."""
-        return replace(self, params=tuple(params))
 
 
 def bind_activation(activation: Activation) -> BoundActivation:

@@ -46,7 +46,7 @@ class BoundNet(CompiledMap):
 
     def __call__(self, w: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """G(w); compiled where no graph is wanted."""
-        if len(w) in self.batch_sizes and not torch.is_grad_enabled():
+        if self._is_compiled_for(w) and not torch.is_grad_enabled():
             return run_compiled(_value, self, w)[0]
         dim = channel_dim(self.weights[0])
         h = w if self.preact is None else self.preact.value(w, dim)
@@ -59,7 +59,7 @@ class BoundNet(CompiledMap):
     ) -> "NetLinearization | JacobianLinearization":
         """G(w) and products with J; in small dimension the whole J at once."""
         if w.ndim == 2 and w.shape[1] <= SMALL_DIMENSION:
-            if len(w) in self.batch_sizes:
+            if self._is_compiled_for(w):
                 return compiled_linearization(self, w)
             return JacobianLinearization(self, w, *self.value_and_jacobian(w))
         dim, h = channel_dim(self.weights[0]), w
@@ -99,7 +99,7 @@ class BoundNet(CompiledMap):
         self, function: StretchOfSolve, w: Float[Tensor, "batch dim"], *arguments: object
     ) -> tuple[Tensor, ...]:
         """`function(self, w, *arguments)`, without a graph."""
-        if len(w) in self.batch_sizes:
+        if self._is_compiled_for(w):
             return run_compiled(function, self, w, *arguments)
         with torch.no_grad():
             return function(self, w, *arguments)
@@ -143,6 +143,10 @@ class BoundNet(CompiledMap):
             weights=(*self.weights[:-1], -self.weights[-1]),
             biases=(*self.biases[:-1], -self.biases[-1]),
         )
+
+    def _is_compiled_for(self, w: Tensor) -> bool:
+        # Not even asked for its length where nothing is: torch.compile would make a graph of each.
+        return bool(self.batch_sizes) and len(w) in self.batch_sizes
 
     def _all_activations(self) -> tuple[BoundActivation, ...]:
         return self.activations if self.preact is None else (self.preact, *self.activations)

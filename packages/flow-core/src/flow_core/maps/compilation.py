@@ -5,7 +5,7 @@ was compiled for, never in a model: copies and pickles of models share it.
 """
 # ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from types import FunctionType
 from typing import Any, Protocol, TypeAlias, cast
@@ -41,7 +41,8 @@ def run_compiled(
     function: StretchOfSolve, bound: Compilable, w: Tensor, *arguments: object
 ) -> tuple[Tensor, ...]:
     """`function(bound, w, *arguments)` by code that was compiled for such a map and batch."""
-    fused = _compiled(function, (w.shape, *bound.kind()))
+    # Numbers are part of the code; with many of them in one function Dynamo would give up.
+    fused = _compiled(function, (w.shape, *bound.kind(), *_numbers_among(arguments)))
     # What is compiled is so for tensors of one kind only: for those without a graph.
     plain = bound.eager().with_tensors([t.detach() for t in bound.tensors()])
     with torch.no_grad():
@@ -92,6 +93,15 @@ def _differentiable_pull(
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True))
     return [next(found) if t.requires_grad else None for t in inputs]
+
+
+def _numbers_among(arguments: Iterable[object]) -> Iterator[object]:
+    """What is no tensor, in arguments and tuples of them."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from _numbers_among(cast("tuple[object, ...]", argument))
+        elif not isinstance(argument, Tensor):
+            yield argument
 
 
 def _numbers(bound: BoundMap, w: Tensor) -> tuple[Tensor, ...]:

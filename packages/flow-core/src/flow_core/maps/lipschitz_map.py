@@ -68,7 +68,9 @@ class Held(NamedTuple):
         bound: The map without its context.
         graph: The grad mode that it was bound in; None serves every mode. Bound without a graph
             and used with one it would silently train nothing.
+        owner: Adds what depends on the context.
     """
 
     bound: BoundMap
     graph: bool | None
+    owner: LipschitzMap

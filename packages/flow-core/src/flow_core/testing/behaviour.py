@@ -3,10 +3,13 @@
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from flow_core.bijection import Bijection
+from flow_core.passes import Pass
 from flow_core.testing.case import Case, attributes
 
 
@@ -32,20 +35,18 @@ def arguments_are_checked(case: Case) -> None:
 
 def state_is_unchanged(case: Case) -> None:
     """No call changes a parameter, a buffer, an attribute of a module or its input."""
-    layer = case.bijection
+    layer, context = case.fresh, case.context
     state = copy.deepcopy(layer.state_dict())
-    given = copy.deepcopy((case.x, case.y, case.context))
-    training = layer.training
+    given = copy.deepcopy((case.x, case.y, context))
     for mode in (True, False):
         layer.train(mode)
         before = attributes(layer)
-        for call in case.calls():
-            call(call.at(), case.context)
+        layer.inverse_and_log_det(case.y, context=context, using=case.using)
+        layer.inverse(layer.transform(case.x, context=context, using=case.using), **case.options)
+        layer(case.x, **case.options)
         after = attributes(layer)
-        for name, held in before.items():
-            changed = {k for k, v in after[name].items() if k not in held or held[k] is not v}
-            assert not changed, f"a call changes {sorted(changed)} of {name or 'the layer'}"
-    layer.train(training)
+        changed = [k for k, v in after.items() if k not in before or before[k] is not v]
+        assert not changed, f"a call changes {', '.join(sorted(changed))}"
     now = layer.state_dict()
     assert state.keys() == now.keys(), "calls change the names of the state"
     for key, value in state.items():
@@ -85,12 +86,35 @@ def copies_are_equal(case: Case) -> None:
         assert torch.equal(log_det, expected[1]), "a copy gives another log-det"
 
 
+def parts_get_the_pass(case: Case) -> None:
+    """A layer that calls others passes `how` on, and with it settings, context and reports."""
+    outside: list[str] = []
+
+    def watch(name: str, _layer: object, _inputs: object, options: dict[str, object]) -> None:
+        how = options.get("how")
+        if not (isinstance(how, Pass) and how.begun):
+            outside.append(name)
+
+    parts = [
+        (name, m) for name, m in case.bijection.named_modules() if name and isinstance(m, Bijection)
+    ]
+    hooks = [m.register_forward_pre_hook(partial(watch, n), with_kwargs=True) for n, m in parts]
+    for call in case.calls():
+        call(call.at(), case.context)
+    for hook in hooks:
+        hook.remove()
+    assert not outside, f"{sorted(set(outside))} are called without how"
+
+
 def no_graph_without_gradients(case: Case) -> None:
-    """Under no_grad nothing keeps a graph."""
-    with torch.no_grad():
-        for call in case.calls():
+    """Under no_grad nothing keeps a graph, and the numbers are the same."""
+    for call in case.calls():
+        expected = call(call.at(), case.context)
+        with torch.no_grad():
             results = call(call.at(), case.context)
-            assert not any(t.requires_grad for t in results), f"{call.direction} keeps a graph"
+        assert not any(t.requires_grad for t in results), f"{call.direction} keeps a graph"
+        pairs = zip(results, expected, strict=True)
+        assert all(case.close(a, b) for a, b in pairs), f"{call.direction} differs under no_grad"
 
 
 def _refused(case: Case, what: str, call: Callable[[], Tensor]) -> None:

@@ -1,7 +1,7 @@
 """What the checks of a bijection are made with."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypedDict, cast, get_args
 
@@ -55,6 +55,7 @@ class Case:
         x: Samples.
         context: Their context.
         using: Settings of all calls.
+        fresh: A copy that nobody has called yet.
         y: What x is mapped to.
     """
 
@@ -62,9 +63,11 @@ class Case:
     x: Tensor
     context: Tensor | None
     using: Settings
+    fresh: Bijection = field(init=False)
     y: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fresh", copy.deepcopy(self.bijection))
         y = self.bijection.transform(self.x, context=self.context, using=self.using)
         object.__setattr__(self, "y", y.detach())
 
@@ -105,6 +108,20 @@ def case_of(
     return Case(copy.deepcopy(bijection).to(dtype), x.detach().to(dtype), given, chosen)
 
 
-def attributes(model: nn.Module) -> dict[str, dict[str, object]]:
-    """What every module holds, by name; tensors and containers by identity."""
-    return {name: dict(vars(module)) for name, module in model.named_modules()}
+def attributes(model: nn.Module) -> dict[str, object]:
+    """What every module holds, by name, down to the entries of its containers."""
+    held: dict[str, object] = {}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            held[f"{name}.{key}"] = value
+            held |= {f"{name}.{key}[{entry}]": content for entry, content in _entries(value)}
+    return held
+
+
+def _entries(value: object) -> Iterable[tuple[object, object]]:
+    """What a container holds, with its place."""
+    if isinstance(value, dict):
+        return cast("dict[object, object]", value).items()
+    if isinstance(value, list | tuple | set):
+        return enumerate(cast("Iterable[object]", value))
+    return ()

@@ -18,11 +18,13 @@ CHECKS: dict[str, tuple[Callable[[Case], None], tuple[torch.dtype, ...]]] = {
     "methods agree": (numbers.methods_agree, BOTH),
     "shapes and dtypes": (numbers.shapes_and_dtypes, BOTH),
     "log-det": (numbers.log_det_is_that_of_the_jacobian, DOUBLE),
+    "bounds": (numbers.bounds_hold, DOUBLE),
     "gradients": (numbers.first_derivatives, DOUBLE),
     "independent samples": (numbers.samples_are_independent, SINGLE),
     "context": (numbers.context_reaches_its_own_sample, SINGLE),
     "frozen parameters": (numbers.frozen_parameters_leave_input_gradients, DOUBLE),
     "arguments": (behaviour.arguments_are_checked, SINGLE),
+    "parts": (behaviour.parts_get_the_pass, SINGLE),
     "unchanged state": (behaviour.state_is_unchanged, SINGLE),
     "empty batch": (behaviour.empty_batch, BOTH),
     "memory layout": (behaviour.memory_layout_does_not_matter, SINGLE),
@@ -45,10 +47,12 @@ def check_bijection(
 ) -> None:
     """Hold a bijection to the contract that every class of this package keeps.
 
-    Round trips, log-determinants of both directions against dense Jacobians, gradients, refused
-    arguments, unchanged state, contexts, empty and strided batches, precisions, copies and pickles,
-    recomputation; `torch.compile` and `torch.func` where nothing is solved. The bijection itself is
-    not changed: copies in float32 and float64 are checked.
+    Round trips, log-determinants of both directions against dense Jacobians, bounds, gradients,
+    refused arguments, unchanged state, contexts, empty and strided batches, precisions, copies and
+    pickles, recomputation; `torch.compile` and `torch.func` where nothing is solved. The bijection
+    itself is not changed: copies in float32 and float64 are checked. In float64, solves go to a
+    relative tolerance of 1e-13 unless `using` says how. "compilation" makes torch forget what this
+    process has compiled.
 
     Args:
         bijection: A layer or model, initialized.

@@ -6,16 +6,20 @@ from torch.func import functional_call
 
 from flow_core.combinators import Invert
 from flow_core.jacobian import jacobian
+from flow_core.lipschitz import update_lipschitz
 from flow_core.testing.case import Case
 
 
 def directions_undo_each_other(case: Case) -> None:
-    """Each direction undoes the other."""
+    """Each direction undoes the other, in training and in evaluation mode."""
     layer, options = case.bijection, case.options
-    back = layer.inverse(case.y, **options)
-    assert case.close(back, case.x), f"inverse(transform(x)) is off by {_off(back, case.x)}"
-    again = layer.transform(back, **options)
-    assert case.close(again, case.y), f"transform(inverse(y)) is off by {_off(again, case.y)}"
+    for mode in (not layer.training, layer.training):
+        layer.train(mode)
+        y = layer.transform(case.x, **options)
+        back = layer.inverse(y, **options)
+        assert case.close(back, case.x), f"inverse(transform(x)) is off by {_off(back, case.x)}"
+        again = layer.transform(back, **options)
+        assert case.close(again, y), f"transform(inverse(y)) is off by {_off(again, y)}"
 
 
 def methods_agree(case: Case) -> None:
@@ -65,6 +69,17 @@ def log_det_is_that_of_the_jacobian(case: Case) -> None:
     )
 
 
+def bounds_hold(case: Case) -> None:
+    """No Jacobian stretches more than the bounds of its direction say."""
+    bounds = case.bijection.bounds()
+    for call in case.calls():
+        direction, point = call.direction, call.at()
+        bound = bounds.transform if direction == "transform" else bounds.inverse
+        matrix = jacobian(case.bijection, point, direction=direction, **case.options)
+        seen = float(torch.linalg.matrix_norm(matrix, 2).max())
+        assert seen <= bound * (1 + 1e-9), f"{direction} stretches by {seen}, bound {bound}"
+
+
 def first_derivatives(case: Case) -> None:
     """First derivatives by input, context and all parameters, of both directions."""
     for module, point in ((case.bijection, case.x), (Invert(case.bijection), case.y)):
@@ -110,11 +125,25 @@ def context_reaches_its_own_sample(case: Case) -> None:
         return
     changed = case.context.clone()
     changed[0] += 1
+    matters = False
     for call in case.calls():
         point = call.at()
         for one, other in zip(call(point, case.context), call(point, changed), strict=True):
-            assert not case.close(one[:1], other[:1]), f"{call.direction} ignores the context"
+            matters = matters or not case.close(one[:1], other[:1])
             assert case.close(one[1:], other[1:]), f"{call.direction}: context of another sample"
+    # Conditioners may begin as zero.
+    assert matters or _matters_elsewhere(case, changed), "the context has no effect"
+
+
+@torch.no_grad()
+def _matters_elsewhere(case: Case, changed: Tensor) -> bool:
+    """Whether a context has an effect for other parameters than the present ones."""
+    with torch.random.fork_rng(devices=[]):
+        for parameter in case.fresh.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    update_lipschitz(case.fresh)
+    one = case.fresh.transform(case.x, context=case.context, using=case.using)
+    return not case.close(one, case.fresh.transform(case.x, context=changed, using=case.using))
 
 
 def frozen_parameters_leave_input_gradients(case: Case) -> None:

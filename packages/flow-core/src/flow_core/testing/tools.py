@@ -56,12 +56,13 @@ def _values_and_gradients(
 ) -> list[Tensor]:
     x = point.clone().requires_grad_()
     parameters = [p for p in module.parameters() if p.requires_grad]
-    torch.manual_seed(0)
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:
         return cast("tuple[Tensor, Tensor]", module(x, context=case.context, using=case.using))
 
-    y, log_det = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        y, log_det = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
     loss = y.sin().sum() + log_det.cos().sum()
     grads = torch.autograd.grad(loss, [x, *parameters], materialize_grads=True)
     return [t.detach() for t in (y, log_det, *grads)]

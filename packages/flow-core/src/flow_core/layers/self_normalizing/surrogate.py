@@ -150,6 +150,11 @@ class TrainingSurrogate(nn.Module):
         settings = replace(DEFAULT_SETTINGS if using is None else using, mode="surrogate")
         surrogate = self.model(x, how=Pass(settings, context, collector=errors))
         found = errors.take()
+        if surrogate.requires_grad and not all(error.requires_grad for _, error in found):
+            raise RuntimeError(
+                "expected reconstruction errors with a graph, got some without: a part of the "
+                "model ran under no_grad, as reentrant checkpoints do; pass use_reentrant=False"
+            )
         self._require_one_use_each([layer for layer, _ in found])
         return SurrogateTerms(surrogate, torch.stack([error for _, error in found]))
 
