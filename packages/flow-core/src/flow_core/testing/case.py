@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict, cast, get_args
 
 import torch
@@ -103,7 +103,7 @@ def case_of(
     """A copy of a bijection with its batch in a precision."""
     chosen = Settings() if using is None else using
     if chosen.solve is None and dtype == torch.float64:
-        chosen = Settings(chosen.estimator, _PRECISE, chosen.mode, chosen.compiled)
+        chosen = replace(chosen, solve=_PRECISE)
     given = None if context is None else context.detach().to(dtype)
     return Case(copy.deepcopy(bijection).to(dtype), x.detach().to(dtype), given, chosen)
 
