@@ -9,7 +9,8 @@ import torch
 from flow_solvers import widen
 from torch import Tensor
 
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
+"""The precisions that are widened."""
 
 
 def widened(
@@ -22,9 +23,9 @@ def widened(
         context: Its context.
         own: Precision of the weights, None where there are none.
     """
-    if x.dtype not in _HALF and (context is None or context.dtype not in _HALF):
+    if x.dtype not in HALF and (context is None or context.dtype not in HALF):
         return x, context
-    halves = own is None or own in _HALF
+    halves = own is None or own in HALF
     if halves and not _autocast_is_on(x):
         return x, context
     return widen(x), None if context is None else widen(context)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.context import Context
-
-_HALF = (torch.float16, torch.bfloat16)
+from flow_core.rounding import HALF
 
 
 class Conditioner(nn.Module):
@@ -58,7 +57,7 @@ class Conditioner(nn.Module):
             raise ValueError(f"{expected} None")
         if context.shape[1:] != self.context_shape or context.ndim != len(self.context_shape) + 1:
             raise ValueError(f"{expected} {tuple(context.shape)}")
-        context = context.to(dtype) if context.dtype in _HALF else context
+        context = context.to(dtype) if context.dtype in HALF else context
         if context.dtype != dtype:
             raise ValueError(f"{expected} {context.dtype}; convert it")
         return context
