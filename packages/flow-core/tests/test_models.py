@@ -3,21 +3,28 @@
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jaxtyping
 import pytest
 import torch
+from flow_core.blocks import FixedPointBlock, Monotone
+from flow_core.combinators import Chain, Multiscale
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
 from flow_core.jacobian import jacobian
-from flow_core.layers import InverseConv2d
-from flow_core.models import FlowConfig, image_flow
-from flow_core.models.config import ActivationName, CouplingKind, Linear, Mixing
+from flow_core.layers import ActNorm, InverseConv2d, Reshape, Squeeze
+from flow_core.lipschitz import update_lipschitz
+from flow_core.models import ContractiveConfig, FlowConfig, image_flow
+from flow_core.models.config import ActivationName, Block, CouplingKind, Linear, Mixing
+from flow_core.settings import Settings, Solve
+from flow_logdet import Exact
+from flow_solvers import Tolerance
 from torch import Tensor
 
 SHAPE = (1, 4, 4)
 SMALL = FlowConfig(block_size=1, coupling_width=4, alpha=0.05)
+FEW = ContractiveConfig(scales=(1, 1), growth=4, depth=1, dense_blocks=1, dense_growth=4)
 
 
 def images(count: int) -> Tensor:
@@ -34,6 +41,20 @@ def made(config: FlowConfig) -> Flow:
     with torch.no_grad():
         for p in flow.parameters():
             p.add_(0.05 * torch.randn_like(p))
+    return flow.eval()
+
+
+def made_of_blocks(config: ContractiveConfig) -> Flow:
+    """A flow of blocks away from where training begins."""
+    torch.manual_seed(0)
+    solve = Solve(tolerance=Tolerance(rtol=1e-13))
+    flow = image_flow(config, SHAPE, solve=solve).double()
+    update_lipschitz(flow)
+    initialize(flow, images(50))
+    with torch.no_grad():
+        for name, p in flow.named_parameters():
+            if "log_scale" in name or "bias" in name:
+                p.add_(0.05 * torch.randn_like(p))
     return flow.eval()
 
 
@@ -70,6 +91,49 @@ def test_log_prob_counts_every_log_det_once(config: FlowConfig) -> None:
     assert torch.allclose(again, x, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"block": "residual", "alpha": 0.0, "dense_blocks": 0},
+        {"factor_out": True},
+        {"factor_out": True, "squeeze_first": True, "dense_blocks": 0},
+        {"squeeze_first": True, "activation": "clipswish"},
+    ],
+    ids=str,
+)
+def test_log_prob_of_flows_of_blocks_counts_every_log_det_once(fields: dict[str, Any]) -> None:
+    flow, x = made_of_blocks(replace(FEW, **fields)), images(3)
+    z = flow.bijection.transform(x)
+    log_det = torch.linalg.slogdet(jacobian(flow.bijection, x)).logabsdet
+    gaussian = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+    exact = Settings(estimator=Exact())
+    assert torch.allclose(flow.log_prob(x, using=exact), gaussian + log_det, atol=1e-8)
+    assert torch.allclose(flow.bijection.inverse(z), x, atol=1e-8)
+
+
+def test_where_squeezes_lie_and_what_leaves() -> None:
+    config = replace(FEW, scales=(1, 1, 1), squeeze_first=True, factor_out=True)
+    scales = next(m for m in image_flow(config, (3, 16, 8)).modules() if isinstance(m, Multiscale))
+    # 3 channels become 12, then 48 of which 24 stay, then 96 of which 48 stay.
+    assert scales.shapes == ((48, 4, 2), (96, 2, 1), (48, 2, 1))
+    kinds = [[type(layer) for layer in cast(Chain, scale)] for scale in scales.scales]
+    assert kinds[0] == [Squeeze, ActNorm, Monotone, ActNorm, Squeeze]
+    assert kinds[1] == [Monotone, ActNorm, Squeeze]
+    assert kinds[2] == [Monotone, ActNorm, Reshape, Monotone, ActNorm, Reshape]
+
+
+def test_blocks_solve_as_they_are_told() -> None:
+    solve = Solve(on_failure="return")
+    flow = image_flow(FEW, SHAPE, solve=solve)
+    blocks = [m for m in flow.modules() if isinstance(m, FixedPointBlock)]
+    assert len(blocks) == 3
+    assert all(block.solve is solve for block in blocks)
+    assert all(
+        m.solve == Solve() for m in image_flow(FEW, SHAPE).modules() if isinstance(m, Monotone)
+    )
+
+
 def test_parameters_of_the_published_glow() -> None:
     config = FlowConfig(linear="conv1x1", block_size=16, actnorm=True)
     count = sum(p.numel() for p in image_flow(config, (1, 28, 28)).parameters())
@@ -99,7 +163,14 @@ def test_models_follow_from_the_seed() -> None:
     [
         ({"num_blocks": 0}, SHAPE, "num_blocks: expected a positive"),
         ({"alpha": 0.5}, SHAPE, "alpha"),
-        ({"num_blocks": 3}, SHAPE, "cannot be halved 3 times"),
+        ({"num_blocks": 3}, SHAPE, "num_blocks: images of 4x4 cannot be halved 3 times"),
+        ({"kernel_size": 65}, SHAPE, "kernel_size: expected at most 63, got 65"),
+        ({"block_size": 10**9}, SHAPE, "block_size: expected at most 1024, got 1000000000"),
+        (
+            {"num_blocks": 64, "block_size": 64},
+            SHAPE,
+            "num_blocks times block_size: expected at most 1024, got 4096",
+        ),
         ({"architecture": "fully-connected"}, SHAPE, "self-normalizing or exact or conv1x1"),
         ({"architecture": "cnn", "linear": "fincflow"}, SHAPE, "four divides"),
         *(
@@ -113,6 +184,31 @@ def test_bad_configs_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         image_flow(FlowConfig(**fields), shape)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scales": ()}, r"scales: expected positive integers, got \(\)"),
+        ({"scales": (2, 0)}, "scales: expected positive integers"),
+        ({"scales": (1, 1, 1, 1)}, "scales: images of 4x4 cannot be halved 3 times"),
+        ({"scales": (1, 1, 1), "squeeze_first": True}, "scales: .* cannot be halved 3 times"),
+        ({"scales": (1000, 1000)}, "blocks of all scales and dense_blocks: .* 1024, got 2002"),
+        ({"dense_blocks": -1}, "dense_blocks: expected 0 or a positive integer, got -1"),
+        ({"depth": 100_000}, "depth: expected at most 64, got 100000"),
+        ({"growth": 0}, "growth: expected a positive integer, got 0"),
+        ({"dense_growth": 10**6}, "dense_growth: expected at most 4096, got 1000000"),
+        ({"growth": 3}, "growth"),
+        ({"activation": "cpilla"}, "activation: expected one of .*did you mean 'cpila'"),
+        ({"alpha": 0.5}, r"alpha: expected in \[0, 0.5\), got 0.5"),
+        ({"alpha": math.nan}, r"alpha: expected in \[0, 0.5\), got nan"),
+        ({"coeff": 1.0}, "coeff: expected between 0 and 1, exclusive, got 1.0"),
+        ({"concat_bound": 1.5}, r"concat_bound: expected in \(0, 1\], got 1.5"),
+    ],
+)
+def test_bad_configs_of_blocks_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image_flow(ContractiveConfig(**fields), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +228,8 @@ def test_words_without_a_meaning_are_refused_by_name(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         FlowConfig(**{field: value})
+    with pytest.raises(ValueError, match="block: expected one of monotone, residual, got 'zzz'"):
+        ContractiveConfig(block=cast(Block, "zzz"))
 
 
 @pytest.mark.parametrize(

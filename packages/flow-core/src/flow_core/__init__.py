@@ -90,7 +90,7 @@ from flow_core.maps import (
     LipschitzMap,
     LipschitzNet,
 )
-from flow_core.models import FlowConfig, image_flow
+from flow_core.models import ContractiveConfig, FlowConfig, image_flow
 from flow_core.passes import Pass
 from flow_core.record import BlockSummary, Report, record
 from flow_core.settings import Settings, Solve
@@ -108,6 +108,7 @@ __all__ = [
     "Bounds",
     "Chain",
     "Conditioned",
+    "ContractiveConfig",
     "Conv1x1",
     "DenseNet",
     "Dequantized",

@@ -1,6 +1,6 @@
 """Whole flows made from one config."""
 
 from flow_core.models.architectures import image_flow
-from flow_core.models.config import FlowConfig
+from flow_core.models.config import ContractiveConfig, FlowConfig
 
-__all__ = ["FlowConfig", "image_flow"]
+__all__ = ["ContractiveConfig", "FlowConfig", "image_flow"]

@@ -1,7 +1,10 @@
 """What an image flow is made of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
+
+from flow_core.lipschitz.activations.registry import known_name
 
 Architecture: TypeAlias = Literal["glow", "cnn", "fully-connected"]
 Linear: TypeAlias = Literal[
@@ -23,6 +26,7 @@ ActivationName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
+Block: TypeAlias = Literal["monotone", "residual"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +82,11 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-        sizes = ("kernel_size", "num_blocks", "block_size", "coupling_width", "macow_width")
-        for name in (*sizes, "n_bins"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value}")
+            _require_choice(name, getattr(self, name), choices)
+        for name, largest in _LARGEST.items():
+            _require_size(name, getattr(self, name), largest)
+        steps = self.num_blocks * self.block_size
+        _require_size("num_blocks times block_size", steps, _MOST_LAYERS)
         if not 0 < self.alpha < 0.5:  # at 0 the likelihood of black pixels is not finite
             raise ValueError(f"alpha: expected in (0, 0.5), got {self.alpha}")
         if self.architecture == "fully-connected" and self.linear not in _OF_VECTORS:
@@ -94,6 +95,75 @@ class FlowConfig:
         if self.tap_bound is not None and self.linear not in _WITH_TAPS:
             names = ", ".join(_WITH_TAPS)
             raise ValueError(f"tap_bound: expected None, only {names} have taps, not {self.linear}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractiveConfig:
+    """A flow of images in [0, 1] made of blocks that solve fixed points: a logit, then blocks.
+
+    Behind the logit is an ActNorm, and behind every block another. Scales are halved images: the
+    squeeze lies between them. In the end come blocks on the flattened image.
+
+    Attributes:
+        block: Kind of the blocks: those of i-DenseNets are residual.
+        scales: Blocks of every scale.
+        growth: Channels that every dense layer of a block adds.
+        depth: Dense layers of a block.
+        activation: Between them, see `flow_core.lipschitz.ACTIVATIONS`.
+        dense_blocks: Blocks on the flattened image; of the last scale, where channels leave.
+        dense_growth: Features that their dense layers add.
+        alpha: Of the logit transform; at 0 only images without zeros and ones have a likelihood.
+        coeff: Bound on the spectral norm of every layer, below 1.
+        concat_bound: Bound on the weights of a concatenation, at most 1.
+        squeeze_first: Whether the first scale works on halved images already.
+        factor_out: Whether half of the channels leave after every scale but the last, behind its
+            squeeze.
+    """
+
+    block: Block = "monotone"
+    scales: tuple[int, ...] = (4, 4)
+    growth: int = 32
+    depth: int = 2
+    activation: str = "cpila"
+    dense_blocks: int = 2
+    dense_growth: int = 32
+    alpha: float = 0.05
+    coeff: float = 0.98
+    concat_bound: float = 0.98
+    squeeze_first: bool = False
+    factor_out: bool = False
+
+    def __post_init__(self) -> None:
+        _require_choice("block", self.block, get_args(Block))
+        known_name(self.activation)
+        if not self.scales or min(self.scales) < 1:
+            raise ValueError(f"scales: expected positive integers, got {self.scales}")
+        if self.dense_blocks < 0:
+            raise ValueError(
+                f"dense_blocks: expected 0 or a positive integer, got {self.dense_blocks}"
+            )
+        blocks = sum(self.scales) + self.dense_blocks
+        _require_size("blocks of all scales and dense_blocks", blocks, _MOST_LAYERS)
+        for name, largest in _LARGEST_OF_BLOCKS.items():
+            _require_size(name, getattr(self, name), largest)
+        if not 0 <= self.alpha < 0.5:
+            raise ValueError(f"alpha: expected in [0, 0.5), got {self.alpha}")
+        if not 0 < self.coeff < 1:
+            raise ValueError(f"coeff: expected between 0 and 1, exclusive, got {self.coeff}")
+        if not 0 < self.concat_bound <= 1:
+            raise ValueError(f"concat_bound: expected in (0, 1], got {self.concat_bound}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _require_size(name: str, value: int, largest: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: expected a positive integer, got {value}")
+    if value > largest:  # building it would not end, or not fit into any memory
+        raise ValueError(f"{name}: expected at most {largest}, got {value}")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -105,3 +175,14 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")
+# Beyond any that was published, by far; what is above is a slip.
+_MOST_LAYERS = 1024
+_LARGEST: Mapping[str, int] = {
+    "kernel_size": 63,
+    "num_blocks": _MOST_LAYERS,
+    "block_size": _MOST_LAYERS,
+    "coupling_width": 8192,
+    "macow_width": 64,
+    "n_bins": 1024,
+}
+_LARGEST_OF_BLOCKS: Mapping[str, int] = {"growth": 4096, "depth": 64, "dense_growth": 4096}

@@ -36,9 +36,9 @@ from flow_core.layers import (
     inverse_flow_unit,
     macow_unit,
 )
+from flow_core.models.assembly import Shape
 from flow_core.models.config import ActivationName, CouplingKind, FlowConfig, Linear, Mixing
 
-Shape: TypeAlias = tuple[int, int, int]
 # Glow standardises every channel that varies at all.
 _VARIANCE_FLOOR = 1e-8
 
