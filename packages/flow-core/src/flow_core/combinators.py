@@ -130,6 +130,7 @@ class Multiscale(Bijection):
         scales: One bijection a scale; each but the last usually ends with a squeeze.
         shapes: `(channels, height, width)` of each scale's output, before anything leaves.
         priors: For each scale but the last, None or the split prior of the leaving part.
+        names: What `features` calls the output of each scale; scale0, scale1, ... unless given.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class Multiscale(Bijection):
         scales: Sequence[Bijection],
         shapes: Sequence[tuple[int, int, int]],
         priors: Sequence[Bijection | None] | None = None,
+        *,
+        names: Sequence[str] | None = None,
     ) -> None:
         priors = [None] * (len(scales) - 1) if priors is None else priors
         if not scales or len(shapes) != len(scales) or len(priors) != len(scales) - 1:
@@ -153,6 +156,7 @@ class Multiscale(Bijection):
         self.scales = nn.ModuleList(scales)
         self.priors = nn.ModuleDict({str(i): p for i, p in enumerate(priors) if p is not None})
         self.shapes = tuple(shapes)
+        self.names = _unique_names(names, len(scales))
         self.uses_context = any(scale.uses_context for scale in scales)
 
     def features(
@@ -161,21 +165,21 @@ class Multiscale(Bijection):
         *,
         context: Context = None,
         using: Settings | None = None,
-    ) -> tuple[Float[Tensor, "batch _ _ _"], ...]:
-        """The output of every scale, before anything leaves; for classification heads.
+    ) -> dict[str, Float[Tensor, "batch _ _ _"]]:
+        """The output of every scale by its name, before anything leaves; for classification heads.
 
         Raises:
             ValueError: As `transform`.
         """
         if context is not None and not self.uses_context:
             raise ValueError("Multiscale: expected no context, as no scale uses one, got some")
-        outputs: list[Tensor] = []
-        for i, scale in enumerate(self._scales()):
+        outputs: dict[str, Tensor] = {}
+        for i, (name, scale) in enumerate(zip(self.names, self._scales(), strict=True)):
             given = context if scale.uses_context else None
             x = scale.transform(x, context=given, using=using)
-            outputs.append(x)
+            outputs[name] = x
             x = x if i == len(self.shapes) - 1 else self._split(x)[1]
-        return tuple(outputs)
+        return outputs
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Image to a flat vector, parts that left first in front."""
@@ -219,3 +223,13 @@ class Multiscale(Bijection):
         if str(i) not in self.priors:
             return part, zeros(part)
         return call_part(f"priors.{i}", cast(Bijection, self.priors[str(i)]), part, how)
+
+
+def _unique_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    chosen = tuple(f"scale{i}" for i in range(count)) if names is None else tuple(names)
+    if len(set(chosen)) != count or len(chosen) != count:
+        raise ValueError(
+            f"Multiscale: expected a name of its own for each of {count} scales, got {names}; "
+            "leave names out for scale0, scale1, ..."
+        )
+    return chosen
