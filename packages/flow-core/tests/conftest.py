@@ -69,8 +69,13 @@ class Case:
 
 
 def actnorm(*shape: int) -> ActNorm:
-    layer = ActNorm(shape[0])
-    layer.initialize(2 * torch.randn(16, *shape) + 1)
+    return fitted(ActNorm(shape[0]), 2 * torch.randn(16, *shape) + 1)
+
+
+def fitted(layer: ActNorm, x: Tensor) -> ActNorm:
+    """Initialized, where it has numbers."""
+    if not x.is_meta:
+        layer.initialize(x)
     return layer
 
 
@@ -90,9 +95,7 @@ def moved(layer: Bijection) -> Bijection:
 
 
 def bounded_actnorm() -> ActNorm:
-    layer = ActNorm(3, log_scale_bound=0.5)
-    layer.initialize(0.1 * torch.randn(16, 3) + 1)
-    return layer
+    return fitted(ActNorm(3, log_scale_bound=0.5), 0.1 * torch.randn(16, 3) + 1)
 
 
 def masked(side: Side) -> Bijection:
@@ -319,6 +322,13 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def bijection(case: Case, dtype: torch.dtype, device: torch.device) -> Bijection:
     """A fresh copy."""
     return copy.deepcopy(template(case.name)).to(device=device, dtype=dtype)
+
+
+@pytest.fixture
+def on_meta(case: Case) -> Bijection:
+    """The same, made without memory."""
+    with torch.device("meta"):
+        return case.make().eval()
 
 
 @pytest.fixture

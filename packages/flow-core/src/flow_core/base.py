@@ -44,20 +44,21 @@ class StandardNormal(BaseDistribution):
         temperature: T; below 1 for samples that are closer to the mode than those of the model.
     """
 
-    temperature: Tensor
+    _like: Tensor
 
     def __init__(self, event_shape: Sequence[int], *, temperature: float = 1.0) -> None:
         super().__init__(event_shape)
         if not 0 < temperature < math.inf:
             raise ValueError(f"expected a positive temperature, got {temperature}")
-        # A buffer follows `.to`, so samples come in the dtype and on the device of the model.
-        value = torch.tensor(temperature, dtype=torch.get_default_dtype())
-        self.register_buffer("temperature", value, persistent=False)
+        self.temperature = temperature
+        # A buffer follows `.to`, so samples come in the dtype and on the device of the model. It
+        # has no value that `to_empty` could lose.
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of samples."""
-        return self.temperature.dtype
+        return self._like.dtype
 
     def extra_repr(self) -> str:
         """Shape shown in the representation of a model."""
@@ -67,10 +68,10 @@ class StandardNormal(BaseDistribution):
         """−½·‖z/T‖² − D·(½·log 2π + log T)."""
         dims = math.prod(self.event_shape)
         squares = (z / self.temperature).square().reshape(z.shape[0], dims).sum(1)
-        return -0.5 * squares - dims * (0.5 * math.log(2 * math.pi) + self.temperature.log())
+        return -0.5 * squares - dims * (0.5 * math.log(2 * math.pi) + math.log(self.temperature))
 
     def rsample(self, count: int) -> Float[Tensor, " batch *event"]:
         """T·ε with ε ~ N(0, I)."""
         shape = (count, *self.event_shape)
-        noise = torch.randn(shape, dtype=self.dtype, device=self.temperature.device)
+        noise = torch.randn(shape, dtype=self.dtype, device=self._like.device)
         return self.temperature * noise

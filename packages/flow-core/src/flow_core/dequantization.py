@@ -31,18 +31,18 @@ class Dequantizer(nn.Module, ABC):
 class UniformDequantizer(Dequantizer):
     """u ~ U[0, 1) for every value, so log q = 0. Source: Theis et al. 2016, §3.1."""
 
-    _one: Tensor
+    _like: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         # A buffer follows `.to`, so the noise comes in the dtype and on the device of the model.
-        self.register_buffer("_one", torch.ones(()), persistent=False)
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     def rsample_and_log_prob(
         self, x: Integer[Tensor, " batch *event"]
     ) -> tuple[Float[Tensor, " batch *event"], Float[Tensor, " batch"]]:
         """Uniform noise and zeros."""
-        noise = torch.rand(x.shape, dtype=self._one.dtype, device=self._one.device)
+        noise = torch.rand(x.shape, dtype=self._like.dtype, device=self._like.device)
         return noise, noise.new_zeros(x.shape[0])
 
 

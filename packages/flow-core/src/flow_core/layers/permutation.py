@@ -38,7 +38,9 @@ class Permutation(Rearrangement):
     @classmethod
     def random(cls, channels: int, generator: torch.Generator | None = None) -> "Permutation":
         """A uniformly random order, drawn once; the order is part of the state."""
-        order: list[int] = torch.randperm(channels, generator=generator).tolist()
+        # Of the generator's device: a model that is made on the meta device has an order too.
+        device = torch.device("cpu") if generator is None else generator.device
+        order: list[int] = torch.randperm(channels, generator=generator, device=device).tolist()
         return cls(order)
 
     def extra_repr(self) -> str:

@@ -100,12 +100,16 @@ def effective_weight(weight: Tensor, direction: Tensor, coeff: float) -> Tensor:
 def refresh(layers: Sequence[LipschitzLayer], iterations: int | None) -> None:
     """Refine the singular pairs of layers of one `batching_key` together.
 
+    On the meta device nothing is done: there are no numbers to follow.
+
     Raises:
         ValueError: `iterations` is below 1, or a weight is not finite.
     """
     if iterations is not None:
         require_positive("update_lipschitz", iterations=iterations)
     first = layers[0]
+    if first.weight.is_meta:
+        return
     operator = first.operator(torch.stack([layer.weight for layer in layers]))
     v = torch.stack([layer.v for layer in layers])
     u, v = first.spectral.refine(operator, v, iterations)
