@@ -126,3 +126,24 @@ def test_bad_settings_are_refused(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_conditioner_sees_the_context_behind_the_first_half() -> None:
+    layer = AdditiveCoupling(torch.nn.Linear(3, 2), context_features=1)
+    x, context = torch.randn(6, 4), torch.randn(6, 1)
+    expected = x[:, 2:] + layer.conditioner(torch.cat([x[:, :2], context], 1))
+    torch.testing.assert_close(layer.transform(x, context=context)[:, 2:], expected)
+
+
+def test_a_context_that_does_not_fit_is_refused() -> None:
+    layer = AffineCoupling.convolutional(4, 8, context_features=2)
+    x = torch.randn(3, 4, 2, 2)
+    with pytest.raises(ValueError, match="AffineCoupling: expected a context, got None"):
+        layer.transform(x)
+    for shape in ((3, 2), (3, 1, 2, 2), (3, 2, 4, 4)):
+        with pytest.raises(ValueError, match=r"a context of shape \(batch, 2, 2, 2\)"):
+            layer.transform(x, context=torch.randn(shape))
+    with pytest.raises(ValueError, match="no layer uses one"):
+        AffineCoupling.convolutional(4, 8).transform(x, context=torch.randn(3, 2, 2, 2))
+    with pytest.raises(ValueError, match="context_features of at least 1, got 0"):
+        AffineCoupling.dense(4, 8, context_features=0)

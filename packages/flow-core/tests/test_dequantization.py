@@ -7,7 +7,8 @@ import torch
 from flow_core.base import StandardNormal
 from flow_core.dequantization import Dequantized, Dequantizer, UniformDequantizer, bits_per_dim
 from flow_core.distributions import Flow
-from flow_core.layers import Affine, LogitTransform
+from flow_core.layers import ActNorm, Affine, LogitTransform
+from flow_core.settings import Settings
 from torch import Tensor
 
 LEVELS = 5
@@ -38,8 +39,8 @@ def likelihood(model: Dequantized, x: Tensor, draws: int) -> Tensor:
 class Ramp(Dequantizer):
     """q(u) = 2u per value: a noise distribution with a density that is not 1."""
 
-    def rsample_and_log_prob(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u = torch.rand(x.shape, dtype=torch.float64).sqrt()
+    def _draw(self, x: Tensor, noise: Tensor, using: Settings | None) -> tuple[Tensor, Tensor]:
+        u = noise.sqrt()
         return u, (2 * u).log().flatten(1).sum(1)
 
 
@@ -97,7 +98,7 @@ def test_probabilities_of_all_integers_sum_to_at_most_one() -> None:
 
 def test_noise_never_leaves_its_bin() -> None:
     class Top(Dequantizer):
-        def rsample_and_log_prob(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        def _draw(self, x: Tensor, noise: Tensor, using: Settings | None) -> tuple[Tensor, Tensor]:
             below_one = torch.full(x.shape, 1 - 2**-24)
             return below_one, below_one.new_zeros(x.shape[0])
 
@@ -160,3 +161,52 @@ def test_bad_input_is_refused() -> None:
         model.importance_bound(torch.tensor([[0, 4]]), 0)
     with pytest.raises(ValueError, match="at least two levels"):
         gaussian_model(levels=1)
+
+
+@pytest.mark.parametrize("dequantizer", [UniformDequantizer(), Ramp()])
+def test_given_noise_decides_what_is_drawn(dequantizer: Dequantizer) -> None:
+    model = Dequantized(gaussian_model().flow, dequantizer.double(), LEVELS)
+    x, noise = torch.tensor([[0, 4], [2, 2], [1, 3]]), torch.rand(3, 2, dtype=torch.float64)
+    bound = model(x, noise=noise)
+    assert torch.equal(bound, model.log_prob_bound(x, noise=noise))
+    # A sample has its own, whichever others are with it.
+    alone = torch.cat([model(x[i : i + 1], noise=noise[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(alone, bound)
+    u, log_q = dequantizer.rsample_and_log_prob(x, noise)
+    expected = model.flow((x + u) / LEVELS) - log_q - 2 * math.log(LEVELS)
+    torch.testing.assert_close(bound, expected)
+    assert not torch.equal(model(x), bound)
+
+
+def test_noise_of_none_is_that_of_the_default_generator() -> None:
+    model, x = gaussian_model(), torch.tensor([[0, 4], [2, 2]])
+    torch.manual_seed(0)
+    bound = model(x)
+    torch.manual_seed(0)
+    assert torch.equal(bound, model(x, noise=torch.rand(2, 2, dtype=torch.float64)))
+
+
+def test_noise_is_rounded_to_the_precision_of_the_model_and_stays_below_one() -> None:
+    noise = torch.tensor([[0.0, 1 - 2**-40]], dtype=torch.float64)
+    u, _ = UniformDequantizer().rsample_and_log_prob(torch.tensor([[1, 1]]), noise)
+    assert u.dtype == torch.float32
+    assert u.tolist() == [[0.0, 1 - 2**-24]]
+
+
+def test_initialization_is_on_given_noise() -> None:
+    flow = Flow(StandardNormal((2,)), ActNorm(2))
+    model = Dequantized(flow, UniformDequantizer(), LEVELS)
+    x = torch.randint(0, LEVELS, (50, 2), generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(50, 2)
+    z = model.initialize(x, noise=noise)
+    torch.testing.assert_close(z, flow.bijection.transform((x + noise) / LEVELS))
+    torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 2), (3, 2, 1)])
+def test_noise_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    model, x = gaussian_model(), torch.tensor([[0, 4], [2, 2], [1, 3]])
+    message = r"UniformDequantizer: expected a uniform number .* of shape \(3, 2\), got"
+    for call in (model, model.log_prob_bound, model.initialize):
+        with pytest.raises(ValueError, match=message):
+            call(x, noise=torch.rand(shape))

@@ -13,7 +13,13 @@ from flow_core.distributions import Flow
 from flow_core.initialization import initialize
 from flow_core.layers import Affine
 from flow_core.lipschitz import update_lipschitz
-from flow_core.models import ContractiveConfig, FlowConfig, image_flow
+from flow_core.models import (
+    ContractiveConfig,
+    DequantizerConfig,
+    FlowConfig,
+    image_dequantizer,
+    image_flow,
+)
 from flow_core.models.config import ActivationName, CouplingKind, Linear, Mixing
 from torch import Tensor, nn
 
@@ -102,6 +108,22 @@ def test_models_of_integer_images_take_their_numbers_from_a_state(
         torch.manual_seed(1)
         bounds.append(model(images[:3]))
     torch.testing.assert_close(bounds[1], bounds[0], rtol=0, atol=0)
+
+
+def test_noise_models_take_their_numbers_from_a_state() -> None:
+    def make() -> Dequantized:
+        noise = DequantizerConfig(kind="variational", width=4)
+        flow = image_flow(SMALL, SHAPE)
+        return Dequantized(flow, image_dequantizer(noise, SHAPE, 8), 8).eval()
+
+    original, other = make(), on_meta(make)
+    images = torch.randint(0, 8, (30, *SHAPE))
+    initialize(original, images)
+    assert is_without_memory(other)
+    take_state(other, original)
+    noise = torch.rand(images.shape)
+    found, expected = other(images, noise=noise), original(images, noise=noise)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_base_keeps_its_temperature() -> None:

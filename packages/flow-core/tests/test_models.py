@@ -197,7 +197,7 @@ def test_bad_configs_are_refused(
         ({"dense_blocks": -1}, "dense_blocks: expected 0 or a positive integer, got -1"),
         ({"depth": 100_000}, "depth: expected at most 64, got 100000"),
         ({"growth": 0}, "growth: expected a positive integer, got 0"),
-        ({"dense_growth": 10**6}, "dense_growth: expected at most 4096, got 1000000"),
+        ({"dense_growth": 10**6}, "dense_growth: expected at most 8192, got 1000000"),
         ({"growth": 3}, "growth"),
         ({"activation": "cpilla"}, "activation: expected one of .*did you mean 'cpila'"),
         ({"alpha": 0.5}, r"alpha: expected in \[0, 0.5\), got 0.5"),

@@ -25,7 +25,13 @@ from flow_core.blocks import (
 )
 from flow_core.bounds import Bounds
 from flow_core.combinators import Chain, Invert, Multiscale
-from flow_core.dequantization import Dequantized, Dequantizer, UniformDequantizer, bits_per_dim
+from flow_core.dequantization import (
+    Dequantized,
+    Dequantizer,
+    UniformDequantizer,
+    VariationalDequantizer,
+    bits_per_dim,
+)
 from flow_core.diagnostics import Diagnostics, LayerTrace, diagnose, trace_layers
 from flow_core.distributions import Conditioned, Flow
 from flow_core.initialization import InitializationReport, initialize, reset_initialization
@@ -90,7 +96,13 @@ from flow_core.maps import (
     LipschitzMap,
     LipschitzNet,
 )
-from flow_core.models import ContractiveConfig, FlowConfig, image_flow
+from flow_core.models import (
+    ContractiveConfig,
+    DequantizerConfig,
+    FlowConfig,
+    image_dequantizer,
+    image_flow,
+)
 from flow_core.passes import Pass
 from flow_core.record import BlockSummary, Report, record
 from flow_core.settings import Settings, Solve
@@ -113,6 +125,7 @@ __all__ = [
     "DenseNet",
     "Dequantized",
     "Dequantizer",
+    "DequantizerConfig",
     "Diagnostics",
     "EventShape",
     "ExactConv2d",
@@ -167,6 +180,7 @@ __all__ = [
     "SurrogateTerms",
     "TrainingSurrogate",
     "UniformDequantizer",
+    "VariationalDequantizer",
     "ZeroConv2d",
     "bits_per_dim",
     "cinc",
@@ -176,6 +190,7 @@ __all__ = [
     "emerging",
     "finc",
     "frozen",
+    "image_dequantizer",
     "image_flow",
     "initialize",
     "inverse_flow_unit",

@@ -75,3 +75,22 @@ class StandardNormal(BaseDistribution):
         shape = (count, *self.event_shape)
         noise = torch.randn(shape, dtype=self.dtype, device=self._like.device)
         return self.temperature * noise
+
+    def quantile(self, noise: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
+        """z = T·Φ⁻¹(noise), value by value: N(0, T²·I) for uniform numbers.
+
+        Numbers nearer to 0 than a quarter of the precision ε, or to 1 than half of it, count as
+        that: |z| stays below 5.5·T in float32 and 8.3·T in float64, and the tails beyond, of mass
+        6e-8 and 2e-16 in a value, are drawn at their ends.
+
+        Args:
+            noise: In [0, 1], in the dtype of z.
+        """
+        z: Tensor = torch.special.ndtri(inside_unit_interval(noise))
+        return self.temperature * z
+
+
+def inside_unit_interval(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Numbers in [0, 1], moved from its ends by a quarter and by half of their precision."""
+    eps = torch.finfo(x.dtype).eps
+    return x.clamp(eps / 4, 1 - eps / 2)

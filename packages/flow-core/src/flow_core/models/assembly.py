@@ -72,10 +72,10 @@ def _scales(plan: Plan, shape: Shape) -> Iterator[tuple[list[Bijection], Shape]]
     closes = plan.split is not None and plan.split.after_squeeze
     for i, make in enumerate(plan.scales):
         opening = plan.squeeze_first if i == 0 else not closes
-        shape = _squeezed(shape) if opening else shape
+        shape = squeezed(shape) if opening else shape
         layers = [*_squeezes(opening), *make(shape)]
         closing = closes and i < last
-        shape = _squeezed(shape) if closing else shape
+        shape = squeezed(shape) if closing else shape
         yield [*layers, *_squeezes(closing)], shape
         shape = staying(shape) if plan.split is not None else shape
 
@@ -105,7 +105,8 @@ def staying(shape: Shape) -> Shape:
     return channels - channels // 2, height, width
 
 
-def _squeezed(shape: Shape) -> Shape:
+def squeezed(shape: Shape) -> Shape:
+    """What a squeeze makes of a shape."""
     channels, height, width = shape
     return 4 * channels, height // 2, width // 2
 

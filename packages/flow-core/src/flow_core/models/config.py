@@ -1,4 +1,4 @@
-"""What an image flow is made of."""
+"""What an image flow, and the noise of integer images, are made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ ActivationName: TypeAlias = Literal[
 ]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
 Block: TypeAlias = Literal["monotone", "residual"]
+Noise: TypeAlias = Literal["uniform", "variational"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,26 @@ class ContractiveConfig:
             raise ValueError(f"concat_bound: expected in (0, 1], got {self.concat_bound}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DequantizerConfig:
+    """The distribution of the noise that makes real numbers of the integers of images.
+
+    Attributes:
+        kind: uniform, or variational: a conditional flow that is trained with the model.
+        steps: Conditional couplings of the variational one.
+        width: Channels inside of its couplings and of what the encoder of images gives them.
+    """
+
+    kind: Noise = "uniform"
+    steps: int = 2
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        _require_choice("kind", self.kind, get_args(Noise))
+        _require_size("steps", self.steps, _MOST_LAYERS)
+        _require_size("width", self.width, _MOST_CHANNELS)
+
+
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
@@ -177,12 +198,17 @@ _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")
 # Beyond any that was published, by far; what is above is a slip.
 _MOST_LAYERS = 1024
+_MOST_CHANNELS = 8192
 _LARGEST: Mapping[str, int] = {
     "kernel_size": 63,
     "num_blocks": _MOST_LAYERS,
     "block_size": _MOST_LAYERS,
-    "coupling_width": 8192,
+    "coupling_width": _MOST_CHANNELS,
     "macow_width": 64,
     "n_bins": 1024,
 }
-_LARGEST_OF_BLOCKS: Mapping[str, int] = {"growth": 4096, "depth": 64, "dense_growth": 4096}
+_LARGEST_OF_BLOCKS: Mapping[str, int] = {
+    "growth": _MOST_CHANNELS,
+    "depth": 64,
+    "dense_growth": _MOST_CHANNELS,
+}

@@ -7,7 +7,8 @@ from typing import ClassVar, cast, final
 import torch
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection
+from flow_core.bijection import Bijection, fits
+from flow_core.context import Context
 from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
 from flow_core.layers.couplings.scales import BoundedExpScale, ScaleFunction
@@ -17,11 +18,13 @@ from flow_core.passes import Pass
 class Coupling(Bijection):
     """(x₁, x₂) ↦ (x₁, (x₂ + t)·s) with t and s a function of x₁, the first half of the channels.
 
-    log|det ∂y/∂x| = Σ log s.
+    log|det ∂y/∂x| = Σ log s. With a context h the conditioner sees [x₁, h], joined over dimension
+    1: h has the features that it asks for, and on images the height and width of x.
 
     Args:
-        conditioner: Maps x₁ to what t and s are made of, over dimension 1.
+        conditioner: Maps x₁, or [x₁, h], to what t and s are made of, over dimension 1.
         event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
+        context_features: Features, on images channels, of a context; None for no context.
 
     Attributes:
         numbers: How many numbers of the conditioner move a value.
@@ -30,10 +33,18 @@ class Coupling(Bijection):
     numbers: ClassVar[int]
 
     def __init__(
-        self, conditioner: nn.Module, event_shape: Sequence[int | None] | None = None
+        self,
+        conditioner: nn.Module,
+        event_shape: Sequence[int | None] | None = None,
+        *,
+        context_features: int | None = None,
     ) -> None:
         super().__init__(event_shape)
+        if context_features is not None and context_features < 1:
+            raise ValueError(f"expected context_features of at least 1, got {context_features}")
         self.conditioner = conditioner
+        self.context_features = context_features
+        self.uses_context = context_features is not None
 
     @abstractmethod
     def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,21 +61,21 @@ class Coupling(Bijection):
 
     @final
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        still, moved, shift, log_scale = self._conditioned(x)
+        still, moved, shift, log_scale = self._conditioned(x, how.context)
         y = torch.cat([still, (moved + shift) * log_scale.exp()], 1)
         return y, how.log_det(x, lambda: per_sample_sum(log_scale))
 
     @final
     def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        still, moved, shift, log_scale = self._conditioned(y)
+        still, moved, shift, log_scale = self._conditioned(y, how.context)
         x = torch.cat([still, moved * (-log_scale).exp() - shift], 1)
         return x, how.log_det(y, lambda: -per_sample_sum(log_scale))
 
-    def _conditioned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _conditioned(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x₁, x₂, t and log s."""
         half = x.shape[1] // 2
         still, moved = x[:, :half], x[:, half:]
-        raw = cast(Tensor, self.conditioner(still))
+        raw = cast(Tensor, self.conditioner(self._seen(still, context)))
         expected = (len(x), self.numbers * moved.shape[1], *moved.shape[2:])
         if raw.shape != expected:
             raise ValueError(
@@ -73,14 +84,27 @@ class Coupling(Bijection):
             )
         return still, moved, *self._moves(raw)
 
+    def _seen(self, still: Tensor, context: Context) -> Tensor:
+        """What the conditioner is called with."""
+        if self.context_features is None:
+            return still
+        # Asked for at the outermost call, unless a composition there says that it uses none.
+        if context is None:
+            raise ValueError(f"{type(self).__name__}: expected a context, got None")
+        expected = (self.context_features, *still.shape[2:])
+        if not fits(context, expected):
+            raise self.refusal("a context", expected, context)
+        return torch.cat([still, context], 1)
+
 
 @final
 class AdditiveCoupling(Coupling):
     """(x₁, x₂) ↦ (x₁, x₂ + t(x₁)); the log-determinant is 0. Source: Dinh et al. 2015, §3.2.
 
     Args:
-        conditioner: Maps x₁ to t.
+        conditioner: Maps x₁, or [x₁, h], to t.
         event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
+        context_features: Features, on images channels, of a context h; None for no context.
     """
 
     numbers = 1
@@ -94,9 +118,10 @@ class AffineCoupling(Coupling):
     """(x₁, x₂) ↦ (x₁, (x₂ + t)·s). Source: Dinh et al. 2017, §3.2; Kingma & Dhariwal 2018, §3.3.
 
     Args:
-        conditioner: Maps x₁ to twice the channels of x₂: t, then what s is made of.
+        conditioner: Maps x₁, or [x₁, h], to twice the channels of x₂: t, then what s is made of.
         scale: Makes s of a number; that of Self Normalizing Flows unless given.
         event_shape: Shape of a sample, channels first, as far as the conditioner is made for one.
+        context_features: Features, on images channels, of a context h; None for no context.
     """
 
     numbers = 2
@@ -107,27 +132,39 @@ class AffineCoupling(Coupling):
         scale: ScaleFunction | None = None,
         *,
         event_shape: Sequence[int | None] | None = None,
+        context_features: int | None = None,
     ) -> None:
-        super().__init__(conditioner, event_shape)
+        super().__init__(conditioner, event_shape, context_features=context_features)
         self.scale = BoundedExpScale() if scale is None else scale
 
     @classmethod
     def convolutional(
-        cls, channels: int, width: int, scale: ScaleFunction | None = None
+        cls,
+        channels: int,
+        width: int,
+        scale: ScaleFunction | None = None,
+        *,
+        context_features: int | None = None,
     ) -> "AffineCoupling":
         """With Glow's conditioner of that width, on images; by default the identity at first."""
         still, moved = _halves(channels)
-        conditioner = convolutional_conditioner(still, 2 * moved, width)
-        return cls(conditioner, scale, event_shape=(channels, None, None))
+        conditioner = convolutional_conditioner(still + (context_features or 0), 2 * moved, width)
+        shape = (channels, None, None)
+        return cls(conditioner, scale, event_shape=shape, context_features=context_features)
 
     @classmethod
     def dense(
-        cls, channels: int, width: int, scale: ScaleFunction | None = None
+        cls,
+        channels: int,
+        width: int,
+        scale: ScaleFunction | None = None,
+        *,
+        context_features: int | None = None,
     ) -> "AffineCoupling":
         """With linear layers of that width, on vectors; by default the identity at first."""
         still, moved = _halves(channels)
-        conditioner = dense_conditioner(still, 2 * moved, width)
-        return cls(conditioner, scale, event_shape=(channels,))
+        conditioner = dense_conditioner(still + (context_features or 0), 2 * moved, width)
+        return cls(conditioner, scale, event_shape=(channels,), context_features=context_features)
 
     def extra_repr(self) -> str:
         """Scale function shown in the representation of a model."""

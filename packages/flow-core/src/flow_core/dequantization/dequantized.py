@@ -1,7 +1,6 @@
-"""Likelihoods of integer data under a flow of real numbers."""
+"""The distribution of integers that a flow and a distribution of noise imply."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
@@ -10,40 +9,13 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
 from flow_core.context import Context
+from flow_core.dequantization.dequantizer import Dequantizer
+from flow_core.dequantization.variational import VariationalDequantizer
 from flow_core.distributions import Flow, begun
 from flow_core.events import per_sample_all
 from flow_core.passes import Pass
 from flow_core.settings import Settings
 from flow_core.statistics import true_on_all_ranks
-
-
-class Dequantizer(nn.Module, ABC):
-    """A distribution q(u | x) of the noise u in [0, 1) that is added to integers x."""
-
-    @abstractmethod
-    def rsample_and_log_prob(
-        self, x: Integer[Tensor, " batch *event"]
-    ) -> tuple[Float[Tensor, " batch *event"], Float[Tensor, " batch"]]:
-        """Draw u and give log q(u | x) in nats per sample, with gradients."""
-
-
-@final
-class UniformDequantizer(Dequantizer):
-    """u ~ U[0, 1) for every value, so log q = 0. Source: Theis et al. 2016, §3.1."""
-
-    _like: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # A buffer follows `.to`, so the noise comes in the dtype and on the device of the model.
-        self.register_buffer("_like", torch.empty(0), persistent=False)
-
-    def rsample_and_log_prob(
-        self, x: Integer[Tensor, " batch *event"]
-    ) -> tuple[Float[Tensor, " batch *event"], Float[Tensor, " batch"]]:
-        """Uniform noise and zeros."""
-        noise = torch.rand(x.shape, dtype=self._like.dtype, device=self._like.device)
-        return noise, noise.new_zeros(x.shape[0])
 
 
 @final
@@ -60,6 +32,10 @@ class Dequantized(nn.Module):
         flow: A distribution of y; its event shape is that of x.
         dequantizer: The distribution of the noise.
         levels: Number of different integers: 256 for 8-bit images, 17 for 8x8 digits.
+
+    Raises:
+        ValueError: If there are fewer than two levels, or the dequantizer is made for others or for
+            another shape.
     """
 
     if TYPE_CHECKING:
@@ -69,6 +45,7 @@ class Dequantized(nn.Module):
             x: Tensor,
             context: Tensor | None = None,
             *,
+            noise: Tensor | None = None,
             using: Settings | None = None,
             how: Pass | None = None,
         ) -> Tensor:
@@ -79,6 +56,8 @@ class Dequantized(nn.Module):
         super().__init__()
         if levels < 2:
             raise ValueError(f"expected at least two levels, got {levels}")
+        if isinstance(dequantizer, VariationalDequantizer):
+            _require_fit(dequantizer, flow, levels)
         self.flow = flow
         self.dequantizer = dequantizer
         self.levels = levels
@@ -88,12 +67,13 @@ class Dequantized(nn.Module):
         x: Shaped[Tensor, " batch *event"],
         context: Context = None,
         *,
+        noise: Float[Tensor, "*noise"] | None = None,
         using: Settings | None = None,
         how: Pass | None = None,
     ) -> Float[Tensor, " batch"]:
         """Same as `log_prob_bound`; with `how`, as part of a training objective."""
         how = begun("Dequantized", context, using, how)
-        y, log_noise = self._dequantize(x)
+        y, log_noise = self._dequantize(x, noise, how.settings)
         units = self.flow.event_shape.numel() * math.log(self.levels)
         bound = self.flow(y, how=how) - log_noise - units
         possible = per_sample_all(self._inside(x))
@@ -104,6 +84,7 @@ class Dequantized(nn.Module):
         x: Shaped[Tensor, " batch *event"],
         context: Context = None,
         *,
+        noise: Float[Tensor, "*noise"] | None = None,
         using: Settings | None = None,
     ) -> Float[Tensor, " batch"]:
         """A lower bound of log P(x) in nats from one draw of the noise.
@@ -111,10 +92,17 @@ class Dequantized(nn.Module):
         The bound holds for the mean over draws, and its gradient is unbiased. It is −∞ for samples
         with an integer outside 0 ... levels − 1, which are impossible.
 
+        Args:
+            x: Integers.
+            context: First dimension the batch.
+            noise: Uniform numbers in [0, 1), one for each integer, that the draw is made of; None
+                takes them from the default generator of the model's device.
+            using: What the flow, and a noise model, do their work with.
+
         Raises:
-            ValueError: If x is not of an integer dtype.
+            ValueError: If x is not of an integer dtype, or the noise not of its shape.
         """
-        return self(x, context, using=using)
+        return self(x, context, noise=noise, using=using)
 
     def importance_bound(
         self,
@@ -153,13 +141,22 @@ class Dequantized(nn.Module):
         x: Shaped[Tensor, " batch *event"],
         *,
         context: Context = None,
+        noise: Float[Tensor, "*noise"] | None = None,
         using: Settings | None = None,
     ) -> Float[Tensor, " batch *latent"]:
         """Set data-dependent parameters from a batch of integers, and return z.
 
+        Those of the dequantizer first: the flow is set from its noise.
+
+        Args:
+            x: Integers.
+            context: First dimension the batch.
+            noise: As of `log_prob_bound`.
+            using: What the flow, and a noise model, do their work with.
+
         Raises:
             ValueError: If an integer is outside 0 ... levels − 1; only raised here, because
-                looking would stop the device at every pass.
+                looking would stop the device at every pass. Else as `log_prob_bound`.
         """
         inside = self._inside(x)
         if not true_on_all_ranks(inside):
@@ -168,14 +165,28 @@ class Dequantized(nn.Module):
                 f"rank, the first of them here {x[~inside][:3].tolist()}; set levels to the "
                 "number of different values"
             )
-        y, _ = self._dequantize(x)
+        self._require_integers(x)
+        self.dequantizer.initialize(x, noise, using=using)
+        y, _ = self._dequantize(x, noise, using)
         return self.flow.initialize(y, context=context, using=using)
 
     def _inside(self, x: Tensor) -> Tensor:
         wide = x.long()  # 256 is no uint8
         return (wide >= 0) & (wide < self.levels)
 
-    def _dequantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _dequantize(
+        self, x: Tensor, noise: Tensor | None, using: Settings | None
+    ) -> tuple[Tensor, Tensor]:
+        """y, and log q of its noise."""
+        self._require_integers(x)
+        u, log_prob = self.dequantizer.rsample_and_log_prob(x, noise, using=using)
+        integers = x.to(u.dtype)
+        # Rounding of x + u may reach x + 1, which is another integer (and 1 for the last bin).
+        ceiling = torch.nextafter(integers + 1, integers)
+        y = torch.minimum(integers + u, ceiling) / self.levels
+        return y.to(self.flow.base.dtype), log_prob
+
+    def _require_integers(self, x: Tensor) -> None:
         if x.is_floating_point() or x.is_complex():
             raise ValueError(
                 f"expected integers, got {x.dtype}; give pixels as 0 ... {self.levels - 1}, "
@@ -186,12 +197,15 @@ class Dequantized(nn.Module):
             raise ValueError(
                 f"Dequantized: expected integers of shape ({sizes}), got {tuple(x.shape)}"
             )
-        noise, log_noise = self.dequantizer.rsample_and_log_prob(x)
-        integers = x.to(noise.dtype)
-        # Rounding of x + u may reach x + 1, which is another integer (and 1 for the last bin).
-        ceiling = torch.nextafter(integers + 1, integers)
-        y = torch.minimum(integers + noise, ceiling) / self.levels
-        return y.to(self.flow.base.dtype), log_noise
+
+
+def _require_fit(dequantizer: VariationalDequantizer, flow: Flow, levels: int) -> None:
+    made_for = dequantizer.levels, tuple(dequantizer.flow.event_shape)
+    if made_for != (levels, tuple(flow.event_shape)):
+        raise ValueError(
+            f"Dequantized: expected a dequantizer for {levels} levels of shape "
+            f"{tuple(flow.event_shape)}, got one for {made_for[0]} of shape {made_for[1]}"
+        )
 
 
 def bits_per_dim(
