@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import pytest
 import torch
@@ -17,6 +19,8 @@ from flow_core import (
     update_lipschitz,
 )
 from flow_core.layers import InverseConv2d
+from flow_core.lipschitz import Activation
+from flow_core.maps import compilation
 from flow_logdet import Exact
 from torch import Tensor
 from torch.autograd import grad
@@ -98,21 +102,74 @@ def test_other_batch_sizes_run_eager() -> None:
     torch.testing.assert_close(found, flow(x, context=context))
 
 
-def test_one_compilation_serves_all_equal_nets() -> None:
-    flow, (x, context) = made(Residual, "clipswish"), point()
+@pytest.fixture
+def no_new_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on nothing may be compiled."""
+
+    def refuse(*arguments: object) -> NoReturn:
+        raise AssertionError(f"compiled again: {arguments}")
+
+    def forbid() -> None:
+        monkeypatch.setattr(compilation, "compile_run", refuse)
+        monkeypatch.setattr(torch, "compile", refuse)
+
+    return forbid
+
+
+@pytest.mark.parametrize("kind", ["clipswish", "maxmin"])
+def test_one_compilation_serves_all_equal_nets(kind: str, no_new_code: Callable[[], None]) -> None:
+    flow, (x, context) = made(Residual, kind), point()
     with torch.no_grad():
         flow[0](x, context=context, using=COMPILED)
+        no_new_code()
         with torch.compiler.set_stance("fail_on_recompile"):
             flow[1](x, context=context, using=COMPILED)
 
 
-def test_copies_and_pickles_share_what_is_compiled() -> None:
+def test_copies_and_pickles_share_what_is_compiled(no_new_code: Callable[[], None]) -> None:
     flow, (x, context) = made(Monotone, "cpila"), point()
     y = flow.transform(x, context=context, using=COMPILED)
+    no_new_code()
     with torch.compiler.set_stance("fail_on_recompile"):
         for other in (pickle.loads(pickle.dumps(flow)), copy.deepcopy(flow)):
             again = other.transform(x, context=context, using=COMPILED)
             torch.testing.assert_close(again, y, rtol=0, atol=0)
+
+
+class Scaled(Activation):
+    """Depends on an attribute."""
+
+    scale = 1.0
+
+    def value_and_slope(
+        self, a: Tensor, dim: int, params: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.scale * a.sin(), self.scale * a.cos()
+
+
+def test_what_an_activation_keeps_besides_parameters_is_seen() -> None:
+    torch.manual_seed(0)
+    block = Residual(FeedForwardNet(2, [6], activation=Scaled())).double()
+    (activation,) = (m for m in block.modules() if isinstance(m, Scaled))
+    x, _ = point()
+    with torch.no_grad():
+        for scale in (0.5, 0.25):
+            activation.scale = scale
+            found = block.transform(x, using=COMPILED)
+            torch.testing.assert_close(found, block.transform(x))
+
+
+def test_common_activations_need_no_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> NoReturn:
+        raise AssertionError("what is fast to compile became slow")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    x = torch.randn(BATCH + 1, 2, requires_grad=True)
+    for block in (Residual, Monotone):
+        for activation in ("cpila", "clipswish", "lipswish", "sin"):
+            flow = block(DenseNet(2, growth=4, depth=1, activation=activation))
+            y, log_det = flow(x, using=Settings(compiled=frozenset([BATCH + 1])))
+            grad(y.sum() + log_det.sum(), [x, *flow.parameters()], allow_unused=True)
 
 
 def test_values_of_larger_nets_are_compiled_where_no_graph_is_wanted() -> None:

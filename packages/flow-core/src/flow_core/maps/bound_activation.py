@@ -1,10 +1,15 @@
 """An activation with its learnable parameters held as values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flow_core.lipschitz.activations import Activation
+
+_COMMON = frozenset(vars(nn.Module()))
+"""What every module has."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,17 @@ class BoundActivation:
     def trace(self, slope: Tensor, matrix: Tensor) -> Tensor:
         """The sum of matrix * φ'(a) over channels and pixels; see `Activation.trace`."""
         return self.activation.trace(slope, matrix)
+
+    def kind(self) -> tuple[object, ...]:
+        """Equal for activations that compiled code serves alike."""
+        return type(self.activation), self.activation.training, self.is_closed()
+
+    def is_closed(self) -> bool:
+        """Whether the activation has no attributes, buffers or parameters besides `params`."""
+        state: Mapping[str, Any] = vars(self.activation)
+        if state["_buffers"] or state["_modules"] or not state.keys() <= _COMMON:
+            return False
+        return len(state["_parameters"]) == len(self.params)
 
 
 def bind_activation(activation: Activation) -> BoundActivation:

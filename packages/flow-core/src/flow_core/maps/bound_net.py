@@ -133,8 +133,12 @@ class BoundNet(CompiledMap):
     def kind(self) -> tuple[object, ...]:
         """Equal for nets that compiled code serves alike."""
         shapes = [(t.shape, t.dtype, t.device) for t in self.tensors()]
-        kinds = [type(a.activation) for a in self._all_activations()]
+        kinds = [a.kind() for a in self._all_activations()]
         return (*shapes, *kinds, type(self.join), self.preact is None, bool(self.features))
+
+    def is_closed(self) -> bool:
+        """Whether the net depends on nothing but its kind and its tensors."""
+        return all(a.is_closed() for a in self._all_activations())
 
     def __neg__(self) -> "BoundNet":
         """The map -G: the last layer changes its sign."""

@@ -5,17 +5,21 @@ was compiled for, never in a model: copies and pickles of models share it.
 """
 # ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from types import FunctionType
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
-from flow_kernels.autograd import keep_signature
+from flow_kernels.autograd import is_addressable, is_transformed, keep_signature
 from flow_solvers import BoundMap, JacobianLinearization, pull_back
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
+
+from flow_core.maps.native import UnsupportedError, compile_run
+
+Tensors: TypeAlias = tuple[Tensor, ...]
 
 StretchOfSolve: TypeAlias = Callable[..., tuple[Tensor, ...]]
 """A function of (bound map, w, *arguments) without side effects."""
@@ -36,17 +40,27 @@ class Compilable(BoundMap, Protocol):
         """Equal for maps that compiled code serves alike."""
         ...
 
+    def is_closed(self) -> bool:
+        """Whether the map depends on nothing but its kind and its tensors."""
+        ...
+
+
+Code: TypeAlias = Callable[[Compilable, Tensor, tuple[object, ...]], Tensors]
+"""A stretch of a solve that is compiled."""
+
 
 def run_compiled(
     function: StretchOfSolve, bound: Compilable, w: Tensor, *arguments: object
 ) -> tuple[Tensor, ...]:
     """`function(bound, w, *arguments)` by code that was compiled for such a map and batch."""
-    # Numbers are part of the code; with many of them in one function Dynamo would give up.
-    fused = _compiled(function, (w.shape, *bound.kind(), *_numbers_among(arguments)))
-    # What is compiled is so for tensors of one kind only: for those without a graph.
-    plain = bound.eager().with_tensors([t.detach() for t in bound.tensors()])
-    with torch.no_grad():
-        return fused(plain, w.detach(), *arguments)
+    watched = torch.compiler.is_compiling() or is_transformed()
+    if watched or not is_addressable(w, *bound.tensors()):
+        with torch.no_grad():
+            return function(bound.eager(), w, *arguments)
+    leaves = [w, *_leaves(arguments)]
+    # Numbers are part of the code, and so is every shape.
+    kinds = tuple((t.shape, t.dtype) if isinstance(t, Tensor) else t for t in leaves)
+    return _fused(function, (*bound.kind(), *kinds))(bound, w, arguments)
 
 
 def compiled_linearization(
@@ -95,13 +109,24 @@ def _differentiable_pull(
     return [next(found) if t.requires_grad else None for t in inputs]
 
 
-def _numbers_among(arguments: Iterable[object]) -> Iterator[object]:
-    """What is no tensor, in arguments and tuples of them."""
+def _leaves(arguments: Iterable[object]) -> Iterator[object]:
+    """What is in arguments and in tuples of them."""
     for argument in arguments:
         if isinstance(argument, tuple):
-            yield from _numbers_among(cast("tuple[object, ...]", argument))
-        elif not isinstance(argument, Tensor):
+            yield from _leaves(cast("tuple[object, ...]", argument))
+        else:
             yield argument
+
+
+def _replaced(argument: object, tensors: Iterator[Tensor]) -> object:
+    """An argument with other tensors."""
+    if isinstance(argument, Tensor):
+        return next(tensors)
+    if not isinstance(argument, tuple):
+        return argument
+    parts = [_replaced(part, tensors) for part in cast("tuple[object, ...]", argument)]
+    make = getattr(type(argument), "_make", tuple)
+    return cast("Callable[[list[object]], object]", make)(parts)
 
 
 def _numbers(bound: BoundMap, w: Tensor) -> tuple[Tensor, ...]:
@@ -115,10 +140,66 @@ def _pull(bound: BoundMap, w: Tensor, value: Tensor, jacobian: Tensor) -> tuple[
 
 
 @cache
-def _compiled(function: StretchOfSolve, kind: tuple[object, ...]) -> StretchOfSolve:
-    """The function compiled for one use, one batch and one architecture."""
+def _fused(function: StretchOfSolve, kind: tuple[object, ...]) -> "_Fused":
+    """The function for one use, one batch and one architecture."""
     del kind
-    return torch.compile(_own_code(function), fullgraph=True, dynamic=False)
+    return _Fused(function)
+
+
+class _Fused:
+    """A function that is compiled when it is called first."""
+
+    def __init__(self, function: StretchOfSolve) -> None:
+        self._function = function
+        self._code: Code | None = None
+
+    def __call__(self, bound: Compilable, w: Tensor, arguments: tuple[object, ...]) -> Tensors:
+        if self._code is None:
+            self._code = _compiled(self._function, bound, w, arguments)
+        return self._code(bound, w, arguments)
+
+
+def _compiled(
+    function: StretchOfSolve, bound: Compilable, w: Tensor, arguments: tuple[object, ...]
+) -> Code:
+    # Inductor takes tens of seconds for what C takes one for, but it knows every operation, and
+    # compiles again where anything has changed that the code depends on.
+    try:
+        return _by_c(function, bound, w, arguments)
+    except UnsupportedError:
+        return _by_inductor(function)
+
+
+def _by_c(
+    function: StretchOfSolve, bound: Compilable, w: Tensor, arguments: tuple[object, ...]
+) -> Code:
+    if not bound.is_closed():
+        raise UnsupportedError("state besides the tensors")
+    eager, count = bound.eager(), len(bound.tensors())
+
+    def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        w, *rest = tensors
+        replaced = cast("tuple[object, ...]", _replaced(arguments, iter(rest[count:])))
+        return function(eager.with_tensors(rest[:count]), w, *replaced)
+
+    program = compile_run(run, _inputs(bound, w, arguments))
+    return lambda bound, w, arguments: tuple(program(_inputs(bound, w, arguments)))
+
+
+def _inputs(bound: Compilable, w: Tensor, arguments: tuple[object, ...]) -> list[Tensor]:
+    return [w, *bound.tensors(), *(t for t in _leaves(arguments) if isinstance(t, Tensor))]
+
+
+def _by_inductor(function: StretchOfSolve) -> Code:
+    fused = torch.compile(_own_code(function), fullgraph=True, dynamic=False)
+
+    def run(bound: Compilable, w: Tensor, arguments: tuple[object, ...]) -> Tensors:
+        # What is compiled is so for tensors of one kind only: for those without a graph.
+        plain = bound.eager().with_tensors([t.detach() for t in bound.tensors()])
+        with torch.no_grad():
+            return fused(plain, w.detach(), *arguments)
+
+    return run
 
 
 def _own_code(function: StretchOfSolve) -> StretchOfSolve:
