@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 from flow_apps.errors import ConfigError
-from flow_apps.experiments.fit1d import Fit1dObjective
+from flow_apps.experiments.fit1d.config import Fit1dConfig
+from flow_apps.experiments.fit1d.tests import fitted
 from flow_apps.figures.canvas import new_figure, save_figure
 from flow_apps.figures.fit import plot_fit
 from flow_apps.loading import load_run
+from flow_core.distributions import Flow
 from matplotlib.axes import Axes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -44,10 +46,10 @@ def row(folder: Path) -> Row:
 @torch.no_grad()
 def panel(folder: Path, above: Axes, below: Axes) -> None:
     """The fit of the last weights of a run."""
-    objective = load_run(folder).objective
-    if not isinstance(objective, Fit1dObjective):
-        raise ConfigError(f"{folder}: expected a run of fit1d, got {type(objective).__name__}")
-    plot_fit(above, below, *objective.fitted())
+    run = load_run(folder)
+    if not (isinstance(run.config, Fit1dConfig) and isinstance(run.model, Flow)):
+        raise ConfigError(f"{folder}: expected a run of fit1d, got {run.experiment.name}")
+    plot_fit(above, below, *fitted(run.config, run.model))
     above.set_title(folder.name)
 
 

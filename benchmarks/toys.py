@@ -29,14 +29,16 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from flow_apps.experiments.toy2d import Toy2dConfig, Toy2dObjective
-from flow_apps.training import TrainingConfig
-from flow_apps.training.compilation import compile_objective
+from flow_apps.config import OptimizerConfig, TrainingConfig
+from flow_apps.experiments.toy2d.build import BUILDERS
+from flow_apps.experiments.toy2d.config import Toy2dConfig
+from flow_apps.training.compilation import has_compiler
+from flow_apps.training.optimizers import make_optimizers
 from flow_apps.training.randomness import seed_step
-from flow_apps.training.state import adam
 from flow_core.maps import BoundNet, DenseNet
 from flow_core.record import record
 from flow_core.settings import Solve
+from flow_data import WHOLE
 from flow_data.toy import sample_toy
 from flow_logdet import Exact
 
@@ -113,15 +115,15 @@ class Trainer:
 
     def __init__(self, config: Toy2dConfig, *, compiled: bool) -> None:
         self.config = config
-        self.objective = Toy2dObjective(config)
-        self.optimizer = adam(self.objective, config.training)
+        self.compiled = compiled and has_compiler()
+        sizes = frozenset([config.training.batch_size] if self.compiled else [])
+        self.parts = BUILDERS.parts(config, BUILDERS.model(config), sizes)
+        (assigned,) = make_optimizers(self.parts.loss, config.training.optimizers)
+        self.optimizer = assigned.optimizer
         self.watch = Stopwatch()
         self.steps: list[float] = []
         self.evaluations: list[float] = []
         self.deepest = 0
-        self.compiled = compiled and compile_objective(
-            self.objective, config.training.batch_size, visible=True
-        )
 
     def step(self, number: int) -> None:
         """One training step."""
@@ -142,16 +144,16 @@ class Trainer:
         seed_step(self.config.training.seed, number, 0, torch.device("cpu"))
         self.optimizer.zero_grad(set_to_none=True)
         with self.watch.part("data"):
-            batch = self.objective.batch(number)
+            batch = self.parts.data.batch(number, WHOLE)
         with self.watch.part("other forward"):
-            loss, _ = self.objective(batch)
+            loss, _ = self.parts.loss(batch)
         with self.watch.part(BACKWARD):
             torch.autograd.backward(loss)
         with self.watch.part("optimizer"):
-            self.objective.before_optimizer_step(number)
+            self.parts.upkeep.before_optimizer_step(number)
             self.optimizer.step()
         with self.watch.part("lipschitz"):
-            self.objective.after_optimizer_step(number)
+            self.parts.upkeep.after_optimizer_step(number)
 
     def row(self, yardstick: float) -> Row:
         """Milliseconds per step, its ratio to the yardstick, parts, evaluations."""
@@ -207,7 +209,7 @@ def _mean_ms(seconds: list[float]) -> float:
 def variants(arguments: argparse.Namespace, steps: int) -> list[Trainer]:
     """Both models, eager and compiled."""
     trainers: list[Trainer] = []
-    training = TrainingConfig(iterations=steps, weight_decay=1e-5)
+    training = TrainingConfig(iterations=steps, optimizer=OptimizerConfig(weight_decay=1e-5))
     common = Toy2dConfig(density=arguments.density, training=training)
     for config in (common, replace(common, block="residual", activation="clipswish")):
         modes = (False,) if arguments.no_compile else (False, True)

@@ -2,76 +2,124 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 import torch
 from flow_apps.cli import app
+from flow_apps.config import OptimizerConfig, TrainingConfig, to_json
+from flow_apps.parts.image_sets import load_images
 from flow_apps.training import (
     Batch,
     Engine,
-    Objective,
+    Loss,
+    Parts,
     Ranks,
     RunFolder,
-    TrainingConfig,
+    Scalars,
+    Tested,
+    Tests,
+    Upkeep,
+    Workers,
     resume,
-    to_json,
 )
 from flow_apps.training.randomness import generator
+from flow_data import ImageSet, ImageSplits, Share
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 Cli = Callable[..., Result]
 
 
-class Regression(Objective):
-    """A line with noise, fitted by a net with dropout and a counter buffer."""
+def small_net(seed: int) -> nn.Sequential:
+    """A net with dropout and a counter buffer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+    net.register_buffer("tests", torch.zeros((), dtype=torch.int64))
+    return net
 
-    splits = ("validation", "test")
-    selection = ("validation", "mse")
+
+class Noisy:
+    """A line with noise; not a number at one step."""
 
     def __init__(self, config: TrainingConfig) -> None:
-        super().__init__()
         self.config = config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            layers = [nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1)]
-            self.net = nn.Sequential(*layers)
-        self.net.register_buffer("tests", torch.zeros((), dtype=torch.int64))
         self.poison: int | None = None
 
-    @property
-    def model(self) -> nn.Sequential:
-        return self.net
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = batch
-        error = (self.net(x) - y).square().mean()
-        return error, {"mse": error.detach()}
-
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, share: Share) -> Batch:
         g = generator(self.config.seed, "batch", step)
         x = torch.randn(self.config.batch_size, 3, generator=g)
         if step == self.poison:
             x[2] = float("nan")
-        return x, x.sum(1, keepdim=True) + 0.1 * torch.randn(len(x), 1, generator=g)
+        y = x.sum(1, keepdim=True) + 0.1 * torch.randn(len(x), 1, generator=g)
+        return Batch(share.of(x), share.of(y))
 
-    def evaluate(self, split: str, step: int) -> dict[str, float]:
-        g = generator(split)
-        x = torch.randn(50, 3, generator=g)
-        return {"mse": float((self.net(x) - x.sum(1, keepdim=True)).square().mean())}
 
-    def test(self, step: int) -> dict[str, float]:
-        return {"test_mse": self.evaluate("test", step)["mse"], "standard_error": 0.0}
+class SquaredError(Loss):
+    """Mean squared error."""
+
+    def forward(self, batch: Batch, turn: str = "") -> tuple[Tensor, Scalars]:
+        assert batch.y is not None
+        error = (self.model(batch.x) - batch.y).square().mean()
+        return error, {"mse": error.detach()}
+
+
+class LineTests(Tests):
+    """Squared errors against the line without noise."""
+
+    splits = ("validation", "test")
+    selection = ("validation", "mse")
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def evaluate(self, split: str, step: int, workers: Workers) -> dict[str, float]:
+        return {"mse": float(self._errors(split, workers).mean())}
+
+    def test(self, workers: Workers) -> Tested:
+        errors = self._errors("test", workers)
+        return Tested("squared_errors", errors, "mse", errors)
+
+    def _errors(self, split: str, workers: Workers) -> Tensor:
+        points = torch.randn(50, 3, generator=generator(split))
+        return workers.each(split, torch.split(points, 20), self._error)
+
+    def _error(self, x: Tensor) -> Tensor:
+        error: Tensor = self.model(x) - x.sum(1, keepdim=True)
+        return error.square().flatten()
+
+
+class Counting(Upkeep):
+    """Counts tests, in a buffer of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
 
     def prepare_test(self) -> None:
-        tests = self.net.get_buffer("tests")
+        tests = self.model.get_buffer("tests")
         tests += 1
 
-    def figures(self, folder: Path, step: int) -> None:
+
+class Picture:
+    """A file that says when it was drawn."""
+
+    def draw(self, folder: Path, step: int) -> None:
         (folder / f"step_{step}.png").write_bytes(b"picture")
+
+
+def regression(config: TrainingConfig) -> Parts:
+    """A line with noise, fitted by a net with dropout and a counter buffer."""
+    net = small_net(config.seed)
+    return Parts(
+        data=Noisy(config),
+        loss=SquaredError(net),
+        tests=LineTests(net),
+        upkeep=Counting(net),
+        figures=Picture(),
+    )
 
 
 class MakeEngine(Protocol):
@@ -84,25 +132,43 @@ class MakeEngine(Protocol):
 def make_engine() -> MakeEngine:
     """An engine in a new folder, or in an existing one from where it stopped."""
 
-    def make(folder: Path, **changes: Any) -> Engine:
-        defaults: dict[str, Any] = {"iterations": 30, "batch_size": 8, "learning_rate": 1e-2}
+    def make(folder: Path, *, learning_rate: float = 1e-2, **changes: Any) -> Engine:
+        defaults: dict[str, Any] = {
+            "iterations": 30,
+            "batch_size": 8,
+            "optimizer": OptimizerConfig(learning_rate=learning_rate),
+        }
         config = TrainingConfig(**(defaults | changes))
         ranks = Ranks(0, 1, torch.device("cpu"))
         if folder.exists():
-            engine = Engine(Regression(config), config, RunFolder.open(folder), ranks)
+            engine = Engine(regression(config), config, RunFolder.open(folder), ranks)
             resume(engine)
             return engine
         description = {"experiment": "regression", "config": to_json(config)}
         run = RunFolder.create(folder, description, ["test"])
-        return Engine(Regression(config), config, run, ranks)
+        return Engine(regression(config), config, run, ranks)
 
     return make
 
 
 @pytest.fixture
 def weights() -> Callable[[Engine], dict[str, Tensor]]:
-    """All tensors of an engine's objective."""
-    return lambda engine: {k: v.clone() for k, v in engine.objective.state_dict().items()}
+    """All tensors of an engine's loss."""
+    return lambda engine: {k: v.clone() for k, v in engine.parts.loss.state_dict().items()}
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """Tests need not see all digits."""
+
+    def few(digits: ImageSet) -> ImageSplits:
+        parts = [digits.select(torch.arange(16 * k, 16 * k + 16)) for k in range(3)]
+        return ImageSplits(*parts)
+
+    load_images.cache_clear()
+    monkeypatch.setattr("flow_apps.parts.image_sets.digits_splits", few)
+    yield
+    load_images.cache_clear()
 
 
 @pytest.fixture

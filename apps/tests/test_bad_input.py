@@ -1,6 +1,8 @@
 """Every bad input: one clear line, exit code 1, no traceback, nothing overwritten."""
 
 import gzip
+import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from flow_apps.training.lock import locked
 from flow_core.settings import Solve
 from flow_data import sample_toy
 from flow_solvers import SolverError
@@ -30,8 +33,9 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def assert_one_error(result: Any, *words: str) -> None:
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
-    (line,) = [line for line in result.stderr.splitlines() if line]
-    assert line.startswith("error: ")
+    lines = [line for line in result.stderr.splitlines() if line]
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert line == lines[-1]
     assert "Traceback" not in result.output
     for word in words:
         assert word in line
@@ -59,7 +63,8 @@ def run(cli: Cli, tmp_path: Path) -> Path:
         (("toy2d", "--set", "threads=0"), ("threads", "1 to 1024")),
         (("toy2d", "--set", "threads=100000"), ("threads", "1 to 1024")),
         (("toy2d", "--set", "learning_rate=nan"), ("learning_rate", 'finite number, got "nan"')),
-        (("toy2d", "--set", "betas=[0.9,1e999]"), ("betas", "finite number, got Infinity")),
+        (("toy2d", "--set", 'options={"betas":[0.9,1e999]}'), ("options", "finite", "Infinity")),
+        (("toy2d", "--set", 'options={"beta":1}'), ("options", "did you mean betas")),
         (("toy2d", "--set", "coeff=-.5"), ("coeff", "got -0.5")),
         (("toy2d", "--set", "rtol=-1e-6"), ("rtol", "between 0 and 1")),
         (("toy2d", "--batch-size", "-5"), ("batch_size", "positive", "-5")),
@@ -137,15 +142,25 @@ def test_nan_in_a_batch_names_step_and_samples(
             points[7] = float("nan")
         return points
 
-    monkeypatch.setattr("flow_apps.experiments.toy2d.sample_toy", poisoned)
+    monkeypatch.setattr("flow_apps.experiments.toy2d.data.sample_toy", poisoned)
     result = cli("toy2d", *TOY, "--iterations", 9, "--out", tmp_path / "run")
-    assert_one_error(result, "step 3", "samples [7]")
+    assert_one_error(result, "step 3", "x of the batch is not finite", "samples [7]")
 
 
 def test_an_existing_run_is_refused(cli: Cli, run: Path) -> None:
     before = snapshot(run)
     assert_one_error(cli("toy2d", *TOY, "--iterations", 2, "--out", run), "--resume")
     assert snapshot(run) == before
+
+
+def test_a_run_that_goes_on_is_left_alone(cli: Cli, run: Path) -> None:
+    with locked(run):
+        before = snapshot(run)
+        result = cli("toy2d", "--resume", "--iterations", 4, "--out", run)
+        assert_one_error(result, "in use by another process", f"pid {os.getpid()}", "--out")
+        assert snapshot(run) == before
+    assert cli("toy2d", "--resume", "--iterations", 4, "--out", run).exit_code == 0
+    assert not (run / "run.lock").exists()
 
 
 def test_a_batch_that_no_memory_holds_is_one_error(cli: Cli, tmp_path: Path) -> None:
@@ -171,7 +186,11 @@ def test_no_such_run(cli: Cli, tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("toy2d", "--lr", "0.1"), ("learning_rate", "start a new run")),
+        (("toy2d", "--seed", "3"), ("seed", "cannot become 3", "start a new run")),
+        (("toy2d", "--batch-size", "40"), ("batch_size", "cannot become 40", "start a new run")),
+        (("toy2d", "--set", "blocks=2"), ("blocks", "cannot become 2", "start a new run")),
+        (("toy2d", "--set", "density=rings"), ("density", "start a new run")),
+        (("toy2d", "--set", "training.optimizer.name=sgd"), ("optimizer.name", "start a new run")),
         (("toy2d", "rings-monotone"), ("2spirals-monotone, not of rings-monotone",)),
         (("fit1d",), ("a run of toy2d",)),
     ],
@@ -183,6 +202,22 @@ def test_a_run_is_not_resumed_as_another(
     result = cli(*arguments, "--resume", "--iterations", 5, "--out", run)
     assert_one_error(result, *words)
     assert snapshot(run) == before
+
+
+def test_a_resumed_run_may_be_told_another_learning_rate_and_says_so(cli: Cli, run: Path) -> None:
+    command = ("toy2d", "--resume", "--iterations", 4, "--log-every", 1, "--out", run)
+    assert cli(*command, "--lr", 0.1, "--set", "gradient_clip=2").exit_code == 0
+    description = json.loads((run / "config.json").read_text())
+    (entry,) = description["changes"]
+    assert entry["after_step"] == 2
+    assert entry["changed"]["training.optimizer.learning_rate"] == [1e-3, 0.1]
+    assert entry["changed"]["training.gradient_clip"] == [None, 2.0]
+    assert description["config"]["training"]["optimizer"]["learning_rate"] == 0.1
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {r["step"]: r["learning_rate"] for r in rows if r["split"] == "train"} == {
+        3: 0.1,
+        4: 0.1,
+    }
 
 
 def flip(content: bytes) -> bytes:
@@ -241,6 +276,23 @@ def test_a_folder_that_was_never_begun_is_used(cli: Cli, tmp_path: Path) -> None
     assert cli("toy2d", *TOY, "--iterations", 2, "--out", folder).exit_code == 0
 
 
+def test_a_start_that_failed_before_its_first_step_is_made_again(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    options = ("toy2d", *TOY, "--iterations", 2, "--out", folder)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("flow_apps.experiments.toy2d.data.sample_toy", refuse)
+        assert_one_error(cli(*options), "No space left on device")
+    assert (folder / "config.json").exists()
+    assert not (folder / "run.lock").exists()
+    assert cli(*options).exit_code == 0
+
+
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_a_solver_that_fails_after_training_is_one_error(
     cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -272,7 +324,7 @@ def test_a_full_disk_is_one_error_and_loses_nothing(
     with monkeypatch.context() as full:
         full.setattr("os.fsync", refuse)
         result = cli("toy2d", "--resume", "--iterations", 4, "--out", run)
-    assert_one_error(result, "No space left on device")
+    assert_one_error(result, "cannot write", str(run), "No space left on device", "--resume")
     assert snapshot(run / "checkpoints") == before
     assert cli("toy2d", "--resume", "--iterations", 4, "--out", run).exit_code == 0
 

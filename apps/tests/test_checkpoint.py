@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from flow_apps.errors import CheckpointError
+from flow_apps.errors import CheckpointError, DiskError
 from flow_apps.training import Checkpoints, load_checkpoint, save_checkpoint
 
 STATE: dict[str, Any] = {"step": 3, "weights": {"w": torch.arange(5.0)}, "best": float("inf")}
@@ -57,8 +57,9 @@ class _Harmful:
 def test_code_in_a_well_signed_file_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     save_checkpoint(path, {"harm": _Harmful()})
-    with pytest.raises(CheckpointError, match="more than tensors"):
+    with pytest.raises(CheckpointError, match="more than tensors") as raised:
         load_checkpoint(path)
+    assert "weights_only" not in str(raised.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -72,7 +73,8 @@ def test_two_files_and_the_best_are_kept(tmp_path: Path) -> None:
         checkpoints.save(step, STATE | {"step": step})
     checkpoints.save_best(STATE)
     assert checkpoints.steps() == [10, 5]
-    assert checkpoints.newest()["step"] == 10
+    assert checkpoints.newest() == checkpoints.path(10)
+    assert load_checkpoint(checkpoints.newest())["step"] == 10
     assert checkpoints.best.exists()
 
 
@@ -81,9 +83,9 @@ def test_a_damaged_newest_file_is_passed_over_and_kept(tmp_path: Path) -> None:
     checkpoints.save(5, STATE | {"step": 5})
     checkpoints.save(10, STATE)
     checkpoints.path(10).write_bytes(b"nonsense")
-    state, problems = checkpoints.newest_valid()
-    assert state is not None
-    assert state["step"] == 5
+    step, problems = checkpoints.newest_valid()
+    assert step == 5
+    assert load_checkpoint(checkpoints.path(5))["step"] == 5
     assert len(problems) == 1
     checkpoints.set_aside()
     assert checkpoints.steps() == [5]
@@ -108,9 +110,11 @@ def test_a_full_disk_leaves_the_old_file(
         monkeypatch.setattr("os.fsync", refuse)
     else:
         monkeypatch.setattr(Path, "open", open_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         save_checkpoint(path, STATE | {"step": 4})
     monkeypatch.undo()
+    assert isinstance(raised.value, DiskError)
+    assert str(path) in str(raised.value)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 

@@ -1,10 +1,7 @@
 import importlib
 import json
 import os
-import random
-import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flow_apps.presets import DEFAULTS, PRESETS
-from flow_apps.training import RunFolder
-from flow_data import ImageSet, ImageSplits
+from flow_apps.experiments import EXPERIMENTS, all_presets
+from flow_apps.training import RunFolder, load_checkpoint
 from flow_solvers import AdjointSolver, Gmres, default_adjoint
 from torch import Tensor
 
@@ -35,7 +31,7 @@ SUMMARY = {
     "steps",
     "seconds_per_step",
     "cpu_seconds_per_step",
-    "compile_seconds",
+    "first_steps_seconds",
     "parameters",
     "max_roundtrip_error",
     "lipschitz_bound",
@@ -43,15 +39,7 @@ SUMMARY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests need not see all digits."""
-
-    def few(digits: ImageSet) -> ImageSplits:
-        parts = [digits.select(torch.arange(16 * k, 16 * k + 16)) for k in range(3)]
-        return ImageSplits(*parts)
-
-    monkeypatch.setattr("flow_apps.experiments.image_sets.digits_splits", few)
+pytestmark = pytest.mark.usefixtures("few_digits")
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -60,7 +48,8 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = RunFolder.open(folder).checkpoints.newest()["objective"]
+    newest = RunFolder.open(folder).checkpoints.newest()
+    state: dict[str, Tensor] = load_checkpoint(newest)["loss"]
     return state
 
 
@@ -105,13 +94,23 @@ def test_toy2d_trains_tests_and_samples(cli: Cli, tmp_path: Path, preset: str) -
     assert limited.exit_code == 0
     assert "missed their tolerance" in limited.output
     assert "not finished" not in limited.output
+    assert limited.stdout.splitlines() == [
+        str(run / "samples" / f"samples_last_n10_T0.7_budget1_seed0.{kind}")
+        for kind in ("png", "npy")
+    ]
     (run / "summary.json").unlink()
-    unfinished = cli("sample", run, "--count", 3)
+    untested = cli("sample", run, "--count", 3)
+    assert untested.exit_code == 0
+    assert "only its final test is missing" in untested.output
+    description = json.loads((run / "config.json").read_text())
+    description["config"]["training"]["iterations"] = 9
+    (run / "config.json").write_text(json.dumps(description))
+    unfinished = cli("sample", run, "--count", 4)
     assert unfinished.exit_code == 0
-    assert "not finished: these are the weights of step 4 of 4" in unfinished.output
+    assert "not finished: these are the weights of step 4 of 9" in unfinished.output
 
 
-@pytest.mark.parametrize("preset", [p.name for p in PRESETS.values() if p.experiment == "fit1d"])
+@pytest.mark.parametrize("preset", [p.name for p in EXPERIMENTS["fit1d"].presets])
 def test_fit1d_trains_and_tests(cli: Cli, tmp_path: Path, preset: str) -> None:
     run = tmp_path / "run"
     result = cli("fit1d", preset, *FIT, "--iterations", 3, "--out", run)
@@ -184,42 +183,6 @@ def test_a_finished_run_is_left_alone(cli: Cli, tmp_path: Path) -> None:
     assert (run / "summary.json").stat().st_mtime_ns == before
 
 
-def killed(child: Child, arguments: tuple[object, ...], seconds: float) -> bool:
-    """Run a command and kill it after a while; whether it was still running."""
-    process = child(*arguments)
-    time.sleep(seconds)
-    os.kill(process, signal.SIGKILL)
-    _, status = os.waitpid(process, 0)
-    return os.WIFSIGNALED(status)
-
-
-@pytest.mark.parametrize(
-    "kills", [4, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
-)
-def test_a_killed_run_always_resumes(cli: Cli, in_child: Child, tmp_path: Path, kills: int) -> None:
-    settings = ("--set", "evaluate_every=10", "--set", "checkpoint_seconds=0.001")
-    options = (*TOY, *settings, "--iterations", 10 * kills)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    cli("toy2d", *TOY, "--iterations", 2, "--out", tmp_path / "warm")
-    started = time.monotonic()
-    assert cli("toy2d", *options, "--out", whole).exit_code == 0
-    duration = time.monotonic() - started
-    draw = random.Random(kills)
-    moments = [draw.uniform(0, 1.5 / kills) for _ in range(kills)]
-    start: tuple[object, ...] = ("toy2d", *options, "--out", broken)
-    resume: tuple[object, ...] = ("toy2d", "--resume", "--out", broken)
-    died = 0
-    for moment in moments:
-        exists = (broken / "config.json").exists()
-        died += killed(in_child, resume if exists else start, moment * duration)
-    assert died > kills // 2
-    result = cli(*(resume if (broken / "config.json").exists() else start))
-    assert result.exit_code == 0, result.output
-    assert_same(weights(whole), weights(broken))
-    assert summary(whole)["test_nats"] == summary(broken)["test_nats"]
-    assert summary(whole)["test_nats_last20"] == summary(broken)["test_nats_last20"]
-
-
 def two_ranks(in_child: Child, *arguments: object) -> list[int]:
     """Start a command line in two processes that train together."""
     with socket.socket() as probe:
@@ -261,29 +224,26 @@ def test_a_folder_that_is_taken_ends_both_processes(in_child: Child, tmp_path: P
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [1, 1]
     first, second = ((tmp_path / f"child-{child}.txt").read_text() for child in children)
     assert "exists already and is not overwritten" in first
-    assert "the first process could not create" in second
+    assert "the first process could not use" in second
     assert "Traceback" not in first + second
 
 
-def test_two_processes_reach_the_weights_of_one(cli: Cli, in_child: Child, tmp_path: Path) -> None:
-    options = (*TOY, "--iterations", 10)
-    assert cli("toy2d", *options, "--out", tmp_path / "one").exit_code == 0
-    children = two_ranks(in_child, "toy2d", *options, "--out", tmp_path / "two")
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    assert summary(tmp_path / "two")["test_nats"] == pytest.approx(
-        summary(tmp_path / "one")["test_nats"], abs=1e-4
-    )
-
-
-def test_every_preset_is_listed(cli: Cli) -> None:
+def test_every_preset_is_listed_with_its_summary(cli: Cli) -> None:
     result = cli("presets")
     assert result.exit_code == 0
+    known = {preset.name: preset for _, preset in all_presets()}
     for name in ("2spirals-monotone", "rings-idensenet", "a-residual", "mnist-monotone"):
-        assert name in PRESETS
-        assert name in result.output
-    toys = [preset for preset in PRESETS.values() if preset.experiment == "toy2d"]
-    assert len(toys) == 16
-    assert set(DEFAULTS.values()) <= PRESETS.keys()
+        assert name in known
+    words = [line.split() for line in result.output.splitlines()]
+    for name, preset in known.items():
+        assert [name, *preset.summary.split()] in words
+    assert len(EXPERIMENTS["toy2d"].presets) == 16
+
+
+def test_presets_run_where_none_is_named() -> None:
+    assert {name: experiment.preset(None).name for name, experiment in EXPERIMENTS.items()} == {
+        "fit1d": "d-monotone",
+        "toy2d": "2spirals-monotone",
+        "image": "digits-monotone",
+        "glow": "small-inverse-conv-mnist",
+    }

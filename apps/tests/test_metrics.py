@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
+from flow_apps.config import TrainingConfig
 from flow_apps.errors import ConfigError
-from flow_apps.training import RunFolder, TrainingConfig
+from flow_apps.training import RunFolder
 from flow_apps.training.files import write_json
 from flow_apps.training.metrics import (
     JsonLines,
@@ -76,6 +77,26 @@ def test_a_test_that_was_nan_makes_the_mean_nan(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     JsonLines(folder.metrics_path).log(1, "test", {"nats": float("nan")})
     assert math.isnan(cast(float, last_tests(folder)["test_nats_last20"]))
+
+
+def test_cutting_forgets_tests_that_were_made_because_a_run_ended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [(7, "test"), (10, "train"), (14, "test"), (15, "train"), (21, "test")]
+    ended = json.dumps({"step": 15, "split": "test", "at_end": True}) + "\n"
+    path.write_text("".join(json.dumps({"step": n, "split": s}) + "\n" for n, s in rows) + ended)
+    cut_metrics(path, 15)
+    kept = [(row["step"], row["split"]) for row in read_metrics(path)]
+    assert kept == [(7, "test"), (10, "train"), (14, "test"), (15, "train")]
+
+
+def test_the_test_at_the_end_counts_only_where_there_is_no_other(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = JsonLines(folder.metrics_path)
+    lines.log(5, "test", {"nats": 9.0, "at_end": True})
+    assert last_tests(folder) == {"test_nats_last20": 9.0}
+    for step in range(4, 104, 4):
+        lines.log(step, "test", {"nats": float(step)})
+    assert last_tests(folder) == {"test_nats_last20": 62.0}
 
 
 def test_lines_that_are_none_are_dropped(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 import pytest
-from flow_apps.errors import ConfigError
-from flow_apps.training import (
+from flow_apps.config import (
+    OptimizerConfig,
+    ScheduleConfig,
     TrainingConfig,
     apply_overrides,
     differences,
@@ -11,6 +13,7 @@ from flow_apps.training import (
     parse_assignments,
     to_json,
 )
+from flow_apps.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +46,15 @@ def test_short_and_dotted_keys_reach_their_field() -> None:
     ("text", "field_name", "value"),
     [
         ("batch_size=256", "batch_size", 256),
-        ("learning_rate=1e-2", "learning_rate", 1e-2),
+        ("learning_rate=1e-2", "optimizer.learning_rate", 1e-2),
         ("compile=true", "compile", True),
         ("compile=False", "compile", False),
         ("ema_decay=none", "ema_decay", None),
         ("ema_decay=0.99", "ema_decay", 0.99),
         ("ema_decay=.99", "ema_decay", 0.99),
-        ("betas=[0.8, 0.9]", "betas", (0.8, 0.9)),
-        ("milestones=[[0.5, 0.1]]", "milestones", ((0.5, 0.1),)),
+        ('options={"betas": [0.8, 0.9]}', "optimizer.options", {"betas": (0.8, 0.9)}),
+        ("optimizer.name=sgd", "optimizer.name", "sgd"),
+        ("milestones=[[0.5, 0.1]]", "optimizer.schedule.milestones", ((0.5, 0.1),)),
         ("device=cuda", "device", "cuda"),
         ("trackers=wandb", "trackers", ("wandb",)),
         ("iterations=1e3", "iterations", 1000),
@@ -58,8 +62,9 @@ def test_short_and_dotted_keys_reach_their_field() -> None:
 )
 def test_texts_become_typed_values(text: str, field_name: str, value: object) -> None:
     config = apply_overrides(TrainingConfig(), parse_assignments([text]))
-    assert getattr(config, field_name) == value
-    assert type(getattr(config, field_name)) is type(value)
+    found: object = attrgetter(field_name)(config)
+    assert found == value
+    assert type(found) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,9 @@ def test_texts_become_typed_values(text: str, field_name: str, value: object) ->
         ("widths={}", "net.widths: expected a list"),
         ('widths=["x"]', "net.widths: expected an integer"),
         ("activation=CPile", "did you mean CPila"),
-        ("betas=[0.1]", "expected a list of 2 values"),
+        ("milestones=[[0.1]]", "expected a list of 2 values"),
+        ("options=[0.1]", "options: expected options like"),
+        ("training.optimizer.name=adma", "did you mean adam"),
         ("learning_rate=0", "learning_rate: expected a positive number"),
         ("weight_decay=-1", "weight_decay"),
         ("gradient_clip=-1", "gradient_clip"),
@@ -107,10 +114,11 @@ def test_differences_are_listed_by_dotted_key() -> None:
 
 
 def test_learning_rate_warms_up_and_steps_down() -> None:
-    config = TrainingConfig(
-        iterations=15, learning_rate=1.0, warmup=2, milestones=((2 / 3, 0.04), (1 / 3, 0.2))
-    )
-    rates = [config.learning_rate_at(step) for step in (1, 2, 5, 6, 10, 11, 15)]
+    schedule = ScheduleConfig(warmup=2, milestones=((2 / 3, 0.04), (1 / 3, 0.2)))
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule)
+    rates = [config.learning_rate_at(step, 15) for step in (1, 2, 5, 6, 10, 11, 15)]
     assert rates == [0.5, 1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
-    slow = TrainingConfig(iterations=15, learning_rate=1.0, warmup=10, milestones=((1 / 3, 0.2),))
-    assert [slow.learning_rate_at(step) for step in (5, 6, 10)] == pytest.approx([0.5, 0.12, 0.2])
+    schedule = ScheduleConfig(warmup=10, milestones=((1 / 3, 0.2),))
+    slow = OptimizerConfig(learning_rate=1.0, schedule=schedule)
+    rates = [slow.learning_rate_at(step, 15) for step in (5, 6, 10)]
+    assert rates == pytest.approx([0.5, 0.12, 0.2])

@@ -4,20 +4,24 @@ import re
 
 import pytest
 import torch
-from flow_apps.experiments import Fit1dConfig, GlowConfig, Toy2dConfig
-from flow_apps.experiments.fit1d import Fit1dObjective
-from flow_apps.presets import PRESETS
+from flow_apps.experiments import EXPERIMENTS, all_presets, find_preset
+from flow_apps.experiments.fit1d.build import build_parts
+from flow_apps.experiments.fit1d.config import Fit1dConfig
+from flow_apps.experiments.fit1d.model import build_flow
+from flow_apps.experiments.glow.config import GlowConfig
+from flow_apps.experiments.toy2d.config import Toy2dConfig
+from flow_apps.training import Batch
 
 _CONTRACTIVE = [
-    name
-    for name, preset in PRESETS.items()
+    preset.name
+    for _, preset in all_presets()
     if isinstance(preset.config, Fit1dConfig | Toy2dConfig) and "--" in preset.published
 ]
 
 
 @pytest.mark.parametrize("name", _CONTRACTIVE)
 def test_flags_of_the_published_command_are_in_the_config(name: str) -> None:
-    preset = PRESETS[name]
+    _, preset = find_preset(name)
     config = preset.config
     assert isinstance(config, Fit1dConfig | Toy2dConfig)
     flags = dict(re.findall(r"--(\S+) ([^-\s]\S*)", preset.published))
@@ -29,27 +33,28 @@ def test_flags_of_the_published_command_are_in_the_config(name: str) -> None:
     if "niters" in flags:
         assert config.training.iterations == int(flags["niters"])
         assert config.training.batch_size == int(flags["batch_size"])
-        assert config.training.learning_rate == float(flags["lr"])
+        assert config.training.optimizer.learning_rate == float(flags["lr"])
         assert config.contraction.coeff == float(flags["coeff"])
         assert config.contraction.concat_bound == float(flags["lip_coeff"])
 
 
 def test_concatenations_of_1d_fits_learn_from_the_first_step() -> None:
-    config = PRESETS["d-monotone"].config
+    config = find_preset("d-monotone")[1].config
     assert isinstance(config, Fit1dConfig)
-    objective = Fit1dObjective(config)
+    parts = build_parts(config, build_flow(config), frozenset())
     x = torch.linspace(-2, 2, 50)[:, None]
-    objective.initialize((x, x.sin()))
-    loss, _ = objective((x, x.sin()))
+    batch = Batch(x, x.sin())
+    parts.loss.initialize(batch)
+    loss, _ = parts.loss(batch)
     torch.autograd.backward(loss)
-    objective.before_optimizer_step(1)
-    gradients = [p.grad for n, p in objective.named_parameters() if n.endswith("concat")]
+    parts.upkeep.before_optimizer_step(1)
+    gradients = [p.grad for n, p in parts.loss.named_parameters() if n.endswith("concat")]
     assert len(gradients) == 2
     assert all(g is not None and bool(g.any()) for g in gradients)
 
 
 def glow(name: str) -> GlowConfig:
-    config = PRESETS[name].config
+    config = find_preset(name)[1].config
     assert isinstance(config, GlowConfig)
     return config
 
@@ -70,9 +75,10 @@ def test_rows_of_the_readme_of_inverse_flow(name: str, data: str, blocks: int, s
     assert (config.flow.num_blocks, config.flow.block_size) == (blocks, steps)
 
 
-@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.experiment == "glow"])
+@pytest.mark.parametrize("name", [p.name for p in EXPERIMENTS["glow"].presets])
 def test_learning_rates_do_not_vanish(name: str) -> None:
     """Steps of Adam are about a learning rate: far smaller ones are lost to rounding."""
     training = glow(name).training
-    last = training.learning_rate * training.decay**training.iterations
-    assert last * min((factor for _, factor in training.milestones), default=1.0) > 1e-11
+    optimizer = training.optimizer
+    last = optimizer.learning_rate * optimizer.schedule.decay**training.iterations
+    assert last * min((f for _, f in optimizer.schedule.milestones), default=1.0) > 1e-11

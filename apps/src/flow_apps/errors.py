@@ -13,6 +13,10 @@ class RunFolderError(AppError):
     """A run folder that is missing, foreign or already there."""
 
 
+class DiskError(AppError, OSError):
+    """A file that cannot be written."""
+
+
 class CheckpointError(AppError):
     """A checkpoint that is damaged, foreign or does not fit the config."""
 

@@ -1,72 +1,106 @@
 """What a trained run is worth: likelihood with standard error, and diagnostics."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from flow_core.diagnostics import Diagnostics, diagnose
+from flow_core.diagnostics import Diagnostics
+from flow_data import DataError
 from torch import Tensor
 
-from flow_apps.experiments import DensityObjective, InvertibleObjective
+from flow_apps.config import apply_overrides
+from flow_apps.errors import ConfigError
 from flow_apps.loading import Choice, LoadedRun, load_run
+from flow_apps.registry import RunConfig
+from flow_apps.training import Display, Parts, Ranks, Tested, final_workers, ranks
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic, write_json
 from flow_apps.training.randomness import isolated
 
-_DIAGNOSED = 200
-_EXACT_UP_TO = 64
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found, on the first process; nothing on the others.
+
+    Attributes:
+        results: Figures by name.
+        diagnostics: Round trips and log-determinants, where the model inverts.
+    """
+
+    results: dict[str, object]
+    diagnostics: Diagnostics | None
 
 
-def evaluate(
-    path: Path, *, checkpoint: Choice, device: str, data_root: str | None
-) -> tuple[dict[str, object], Diagnostics]:
-    """Test a run and write `evaluation/` into its folder.
+def evaluate(path: Path, *, checkpoint: Choice, device: str, data_root: str | None) -> Evaluation:
+    """Test a run and write `evaluation/` into its folder; processes of torchrun share the test.
 
     Writes `evaluation.json` and, sample by sample, `log_likelihoods.npy` in nats (of a fit:
     `squared_errors.npy`).
 
     Raises:
         AppError: If the run or the checkpoint cannot be read.
-        DataError: If the data are missing or damaged.
+        DataError: If the data are missing or damaged; it says where they were.
     """
-    run = load_run(path, checkpoint=checkpoint, device=device, data_root=data_root)
-    objective = run.objective
-    with (
-        torch.no_grad(),
-        isolated(torch.device(device), *_seed(run)),
-        solver_failures(run.step, "test"),
-    ):
-        name, values, merits = _per_sample(objective)
+    with ranks(device) as here:
+        display = Display(visible=here.is_first)
+        with display.phase("loading"):
+            run = load_run(path, checkpoint=checkpoint, device=str(here.device))
+            parts = _parts(run, _moved(run, data_root))
+        run.say_if_unfinished(display)
+        seed = run.config.training.seed
+        with torch.no_grad(), solver_failures(run.step, "test"):
+            with display.jobs("testing") as advance:
+                tested = parts.tests.test(final_workers(here, seed, advance))
+            with isolated(here.device, seed, "diagnostics"):
+                diagnostics = parts.tests.diagnose() if here.is_first else None
+    return _written(run, checkpoint, tested, diagnostics, here)
+
+
+def _moved(run: LoadedRun, data_root: str | None) -> RunConfig:
+    """The config with the place where the data are now.
+
+    Raises:
+        ConfigError: If this run has no data on disk.
+    """
+    if data_root is None:
+        return run.config
+    try:
+        return apply_overrides(run.config, {"data_root": data_root})
+    except ConfigError as error:
+        raise ConfigError(f"data_root: a run of {run.experiment.name} reads no data") from error
+
+
+def _parts(run: LoadedRun, config: RunConfig) -> Parts:
+    try:
+        return run.builders.parts(config, run.model, frozenset())
+    except DataError as error:
+        raise DataError(
+            error.subject,
+            error.expected,
+            error.found,
+            f"{error.remedy}; the data of this run are read from there, give their present folder "
+            "as --data-root",
+        ) from error
+
+
+def _written(
+    run: LoadedRun,
+    checkpoint: Choice,
+    tested: Tested,
+    diagnostics: Diagnostics | None,
+    here: Ranks,
+) -> Evaluation:
     results: dict[str, object] = {"checkpoint": checkpoint, "step": run.step}
-    results["repaired"] = run.repaired
-    results |= objective.mean_and_error(merits)
-    diagnostics = _diagnostics(objective)
-    folder = run.folder.path / "evaluation"
-    folder.mkdir(exist_ok=True)
-    _write_array(folder / f"{name}.npy", values)
-    write_json(folder / "evaluation.json", results | {"diagnostics": diagnostics.to_dict()})
-    return results, diagnostics
-
-
-def _seed(run: LoadedRun) -> tuple[int | str, ...]:
-    """The random numbers of the final test, so that its figure comes out again."""
-    return run.config.training.seed, "test", run.step
-
-
-def _per_sample(objective: InvertibleObjective) -> tuple[str, Tensor, Tensor]:
-    """What is written, and the figure of merit that follows from it."""
-    if isinstance(objective, DensityObjective):
-        values = objective.log_likelihoods("test", objective.test_draws)
-        return "log_likelihoods", values, objective.merit(values)
-    values = objective.per_sample("test")
-    return "squared_errors", values, values
-
-
-def _diagnostics(objective: InvertibleObjective) -> Diagnostics:
-    x = objective.test_points(_DIAGNOSED)
-    small = x[0].numel() <= _EXACT_UP_TO
-    return diagnose(objective.bijection, x, exact_samples=8 if small else 2, chunk=_EXACT_UP_TO)
+    results |= {"repaired": run.repaired, **tested.summary()}
+    if here.is_first:
+        folder = run.folder.path / "evaluation"
+        folder.mkdir(exist_ok=True)
+        _write_array(folder / f"{tested.name}.npy", tested.values)
+        told = {} if diagnostics is None else {"diagnostics": diagnostics.to_dict()}
+        write_json(folder / "evaluation.json", results | told)
+    return Evaluation(results, diagnostics)
 
 
 def _write_array(path: Path, values: Tensor) -> None:

@@ -2,75 +2,110 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from flow_core.dequantization import Dequantized
+from flow_core.distributions import Flow
+from torch import nn
+
+from flow_apps.config import from_json
 from flow_apps.errors import ConfigError
-from flow_apps.experiments import EXPERIMENTS, ExperimentConfig, InvertibleObjective
+from flow_apps.experiments import find_experiment
+from flow_apps.identity import fingerprint
+from flow_apps.registry import Experiment, RunConfig
 from flow_apps.training import (
+    Builders,
+    Display,
     RunFolder,
     find_device,
-    from_json,
     load_checkpoint,
-    load_tested_weights,
+    load_model,
     repair_and_say,
+    require_state,
 )
-from flow_apps.training.overrides import apply_overrides
-from flow_apps.training.progress import say
 
 Choice = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run and its model, ready for tests.
+    """A run and its model, with the weights that were tested.
 
     Attributes:
         folder: The run folder.
+        experiment: What it is a run of.
+        builders: How that is made.
         config: Its config.
-        objective: The objective with the weights that were tested.
+        model: The model, in evaluation mode.
+        source: The checkpoint.
         step: The step of these weights.
         repaired: Maps that had to be scaled down, with the certified bounds that they had.
     """
 
     folder: RunFolder
-    config: ExperimentConfig
-    objective: InvertibleObjective
+    experiment: Experiment[Any]
+    builders: "Builders[Any, Any]"
+    config: RunConfig
+    model: nn.Module
+    source: Path
     step: int
     repaired: dict[str, float]
 
+    def say_if_unfinished(self, display: Display) -> None:
+        """Tell what these weights are worth, where that could be mistaken."""
+        whole = self.config.training.iterations
+        if self.folder.finished:
+            return
+        if self.step == whole:
+            display.say(f"{self.folder.path}: only its final test is missing; --resume makes it")
+        else:
+            display.say(
+                f"{self.folder.path} is not finished: these are the weights of step {self.step} "
+                f"of {whole}"
+            )
 
-def load_run(
-    path: Path, *, checkpoint: Choice = "last", device: str = "cpu", data_root: str | None = None
-) -> LoadedRun:
-    """Load the last or the best weights of a run.
+
+def load_run(path: Path, *, checkpoint: Choice = "last", device: str = "cpu") -> LoadedRun:
+    """Load the last or the best weights of a run; its data are not needed.
 
     Args:
         path: The run folder.
-        checkpoint: The last weights, or the best on validation.
+        checkpoint: The last weights, or the best on validation; a run that chooses none has its
+            last ones for both.
         device: Where to put the model.
-        data_root: Where the data are now; None for where they were.
 
     Raises:
         RunFolderError: If there is no such run.
-        CheckpointError: If the checkpoint is missing or damaged.
-        DataError: If the data are missing or damaged.
+        ConfigError: If its config is not one of this program.
+        CheckpointError: If the checkpoint is missing, damaged, or of another run.
     """
     folder, place = RunFolder.open(path), find_device(device)
     description = folder.description()
-    name = description["experiment"]
-    if name not in EXPERIMENTS:
-        raise ConfigError(f"{folder.config_path} names an unknown experiment {name!r}")
-    experiment = EXPERIMENTS[name]
+    experiment = find_experiment(description["experiment"])
     config = from_json(experiment.config, description["config"])
-    if data_root is not None:
-        config = apply_overrides(config, {"data_root": data_root})
     checkpoints = folder.checkpoints
-    best = checkpoint == "best"
-    state = load_checkpoint(checkpoints.best, place) if best else checkpoints.newest(place)
-    objective = experiment.objective(config).to(place)
-    load_tested_weights(objective, state)
-    repaired = repair_and_say(objective, visible=True)
-    step, whole = int(state["step"]), config.training.iterations
-    if not folder.finished:
-        say(f"{folder.path} is not finished: these are the weights of step {step} of {whole}")
-    return LoadedRun(folder, config, objective, step, repaired)
+    best = checkpoint == "best" and checkpoints.best.exists()
+    source = checkpoints.best if best else checkpoints.newest()
+    state = load_checkpoint(source, place)
+    require_state(state, source, fingerprint(experiment.name, config))
+    builders = experiment.load()
+    model = builders.model(config).to(place)
+    load_model(model, state, source)
+    upkeep, step = builders.upkeep(config, model.eval()), int(state["step"])
+    upkeep.prepare_test()
+    repaired = repair_and_say(upkeep, Display())
+    return LoadedRun(folder, experiment, builders, config, model, source, step, repaired)
+
+
+def load_flow(
+    path: Path, *, checkpoint: Choice = "best", device: str = "cpu"
+) -> Flow | Dequantized:
+    """See `flow_apps.load_flow`."""
+    run = load_run(path, checkpoint=checkpoint, device=device)
+    if not isinstance(run.model, Flow | Dequantized):
+        kind = type(run.model).__name__
+        raise ConfigError(
+            f"{path} is a run of {run.experiment.name}, whose model is a {kind} and no flow; "
+            "flow_apps.load_model loads it"
+        )
+    return run.model

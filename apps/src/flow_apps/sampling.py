@@ -5,17 +5,23 @@ import math
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from flow_core.blocks import FixedPointBlock
+from flow_core.dequantization import Dequantized
+from flow_core.distributions import Flow
 from flow_core.record import record
-from flow_core.settings import Settings
+from flow_core.settings import Settings, Solve
 from flow_solvers import BoundMap, Fallback, Solution, Tolerance, default_solver
 from torch import Tensor
 
+from flow_apps.broken_samples import breakage
 from flow_apps.errors import ConfigError, RunFolderError
-from flow_apps.experiments import DensityObjective
-from flow_apps.loading import Choice, load_run
+from flow_apps.loading import Choice, LoadedRun, load_run
+from flow_apps.parts.sampling import draw_samples
+from flow_apps.training import Display
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic
 from flow_apps.training.randomness import isolated
@@ -32,7 +38,6 @@ class SampleRequest:
         seed: Of the samples.
         checkpoint: The last weights, or the best on validation.
         device: Where to compute.
-        data_root: Where the data are now; None for where they were.
         out: Folder for the files; None for `samples/` in the run folder.
     """
 
@@ -42,7 +47,6 @@ class SampleRequest:
     seed: int = 0
     checkpoint: Choice = "last"
     device: str = "cpu"
-    data_root: str | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -80,47 +84,71 @@ class Budgeted:
         return limited.solve(bound, x, start, tolerance)
 
 
-def sample(path: Path, request: SampleRequest) -> tuple[list[Path], int, int]:
-    """Draw samples of a run into a PNG and a npy file.
+class Sampled(NamedTuple):
+    """What was drawn.
 
-    Returns:
-        The files, how many solves of single samples missed their tolerance, and how many samples
-        are not finite.
+    Attributes:
+        files: The picture and the samples.
+        missed: Solves of single samples that missed their tolerance.
+        broken: Samples that are not finite.
+        reasons: What broke them, layer by layer.
+    """
+
+    files: list[Path]
+    missed: int
+    broken: int
+    reasons: str
+
+
+def sample(path: Path, request: SampleRequest) -> Sampled:
+    """Draw samples of a run into a PNG and a npy file; its data are not needed.
 
     Raises:
         AppError: If the run cannot be read or sampled, or the files are there already.
     """
-    run = load_run(
-        path,
-        checkpoint=request.checkpoint,
-        device=request.device,
-        data_root=request.data_root,
-    )
-    objective = run.objective
-    if not isinstance(objective, DensityObjective):
-        raise ConfigError(f"{path} is a fit of a function: there is nothing to sample")
+    display = Display()
+    with display.phase("loading"):
+        run = load_run(path, checkpoint=request.checkpoint, device=request.device)
+    run.say_if_unfinished(display)
+    flow = _flow(run)
     files = _free_paths(request.out or run.folder.path / "samples", request.stem)
-    using = _limited(objective, request.budget)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
     watched = solver_failures(run.step, "sampling")
-    with torch.no_grad(), seeded, watched, record(objective.model) as report:
-        samples = objective.sample(request.count, request.temperature, using)
-        objective.draw_samples(samples, files[0])
+    with torch.no_grad(), seeded, watched, record(flow) as report, breakage(flow) as reasons:
+        using = _limited(flow, request.budget)
+        with display.phase("sampling"):
+            samples = draw_samples(flow, request.count, request.temperature, using)
+        assert run.builders.draw_samples is not None
+        run.builders.draw_samples(samples, files[0])
     buffer = io.BytesIO()
     np.save(buffer, samples.cpu().numpy())
     write_atomic(files[1], buffer.getvalue())
     missed = sum(block.failures for block in report.summary().values())
     broken = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
-    return files, missed, broken
+    return Sampled(files, missed, broken, str(reasons))
 
 
-def _limited(objective: DensityObjective, budget: int | None) -> Settings:
-    """The settings of the objective, with solves of at most that many evaluations."""
+def _flow(run: LoadedRun) -> Flow:
+    """The distribution of real vectors or images.
+
+    Raises:
+        ConfigError: If the run has none that is worth sampling.
+    """
+    model = run.model.flow if isinstance(run.model, Dequantized) else run.model
+    if run.builders.draw_samples is None or not isinstance(model, Flow):
+        raise ConfigError(
+            f"{run.folder.path} is a run of {run.experiment.name}: there is nothing to sample"
+        )
+    return model
+
+
+def _limited(flow: Flow, budget: int | None) -> Settings:
+    """Settings with solves of at most that many evaluations."""
     if budget is None:
-        return objective.using
-    own = objective.contraction.solve()
-    solve = replace(own, solver=Budgeted(budget), on_failure="return")
-    return replace(objective.using, solve=solve)
+        return Settings()
+    blocks = (m for m in flow.modules() if isinstance(m, FixedPointBlock))
+    own = next((block.solve for block in blocks), Solve())
+    return Settings(solve=replace(own, solver=Budgeted(budget), on_failure="return"))
 
 
 def _free_paths(folder: Path, stem: str) -> list[Path]:

@@ -1,14 +1,17 @@
 """Pictures of two-dimensional densities."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from flow_core.distributions import Flow
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from flow_apps.figures.canvas import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _EXTENT = 4.0
 _CELLS = 150
@@ -44,7 +47,7 @@ def _density(flow: Flow, device: torch.device) -> object:
     return log_prob.exp().reshape(_CELLS, _CELLS).cpu().numpy()
 
 
-def _histogram(axes: Axes, points: Tensor) -> None:
+def _histogram(axes: "Axes", points: Tensor) -> None:
     x, y = points.detach().double().cpu().unbind(1)
     limits = [[-_EXTENT, _EXTENT], [-_EXTENT, _EXTENT]]
     axes.hist2d(x.numpy(), y.numpy(), bins=_CELLS, range=limits, cmap="inferno")
@@ -54,7 +57,7 @@ def _square() -> tuple[float, float, float, float]:
     return (-_EXTENT, _EXTENT, -_EXTENT, _EXTENT)
 
 
-def _plain(*axes: Axes) -> None:
+def _plain(*axes: "Axes") -> None:
     for one in axes:
         one.set_aspect("equal")
         one.set_xticks([])

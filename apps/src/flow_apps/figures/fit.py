@@ -1,12 +1,15 @@
 """Pictures of one-dimensional fits."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from flow_apps.figures.canvas import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_fit(
@@ -23,8 +26,8 @@ def draw_fit(
 
 
 def plot_fit(
-    above: Axes,
-    below: Axes,
+    above: "Axes",
+    below: "Axes",
     x: Float[Tensor, "count 1"],
     target: Float[Tensor, "count 1"],
     fitted: Float[Tensor, "count 1"],

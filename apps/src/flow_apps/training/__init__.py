@@ -1,42 +1,53 @@
 """One loop for every experiment: it trains, tests, saves, resumes and reports."""
 
 from flow_apps.training.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
-from flow_apps.training.config import TrainingConfig, require
 from flow_apps.training.distributed import Ranks, find_device, ranks
 from flow_apps.training.engine import Engine
-from flow_apps.training.objective import Batch, Objective
-from flow_apps.training.overrides import (
-    apply_overrides,
-    differences,
-    from_json,
-    parse_assignments,
-    to_json,
+from flow_apps.training.parts import (
+    Batch,
+    Builders,
+    Data,
+    Figures,
+    Loss,
+    Parts,
+    Scalars,
+    Tested,
+    Tests,
+    Upkeep,
 )
+from flow_apps.training.progress import Display
 from flow_apps.training.reporting import repair_and_say
 from flow_apps.training.resumption import resume
 from flow_apps.training.run_folder import RunFolder
-from flow_apps.training.state import TrainingState, load_tested_weights
+from flow_apps.training.sharing import Workers
+from flow_apps.training.state import TrainingState, load_model, require_state
+from flow_apps.training.testing import final_workers
 
 __all__ = [
     "Batch",
+    "Builders",
     "Checkpoints",
+    "Data",
+    "Display",
     "Engine",
-    "Objective",
+    "Figures",
+    "Loss",
+    "Parts",
     "Ranks",
     "RunFolder",
-    "TrainingConfig",
+    "Scalars",
+    "Tested",
+    "Tests",
     "TrainingState",
-    "apply_overrides",
-    "differences",
+    "Upkeep",
+    "Workers",
+    "final_workers",
     "find_device",
-    "from_json",
     "load_checkpoint",
-    "load_tested_weights",
-    "parse_assignments",
+    "load_model",
     "ranks",
     "repair_and_say",
-    "require",
+    "require_state",
     "resume",
     "save_checkpoint",
-    "to_json",
 ]

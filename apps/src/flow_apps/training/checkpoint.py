@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     """Write a checkpoint atomically.
 
     Raises:
-        OSError: If the disk refuses; an older file of that name is then untouched.
+        DiskError: If the disk refuses; an older file of that name is then untouched.
     """
     write_atomic(path, _packed(state))
 
@@ -75,25 +75,27 @@ class Checkpoints:
         """Replace the best weights."""
         save_checkpoint(self.best, state)
 
-    def newest(self, device: torch.device | str = "cpu") -> State:
-        """The newest checkpoint.
+    def newest(self) -> Path:
+        """The file of the newest step.
 
         Raises:
-            CheckpointError: If there is none or the newest is damaged.
+            CheckpointError: If there is none.
         """
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {self.folder}")
-        return load_checkpoint(self.path(steps[0]), device)
+        return self.path(steps[0])
 
-    def newest_valid(self, device: torch.device | str = "cpu") -> tuple[State | None, list[str]]:
-        """The newest checkpoint that is not damaged, or None, and what was wrong with others."""
+    def newest_valid(self) -> tuple[int | None, list[str]]:
+        """The newest step whose file is not damaged, or None, and what was wrong with others."""
         problems: list[str] = []
         for step in self.steps():
             try:
-                return load_checkpoint(self.path(step), device), problems
+                load_checkpoint(self.path(step))
             except CheckpointError as error:
                 problems.append(str(error))
+            else:
+                return step, problems
         return None, problems
 
     def set_aside(self) -> None:
@@ -126,4 +128,8 @@ def _unpacked(path: Path, content: bytes, device: torch.device | str) -> State:
     try:
         return cast(State, torch.load(io.BytesIO(payload), map_location=device, weights_only=True))
     except Exception as error:  # torch.load raises almost anything on foreign content
-        raise CheckpointError(f"checkpoint {path} holds more than tensors: {error}") from error
+        # Its message goes on about how to unpickle foreign code.
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors, numbers and texts; it was not loaded, and "
+            "no checkpoint of this program is like that: use another one of the run"
+        ) from error

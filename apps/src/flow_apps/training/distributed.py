@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from flow_data import Share
 from torch import Tensor
 
 from flow_apps.errors import ConfigError
-from flow_apps.training.objective import Batch
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,17 @@ class Ranks:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def share(self, batch: Batch) -> Batch:
-        """This process' part of a batch, on its device.
+    def share(self, batch_size: int) -> Share:
+        """This process' part of every batch.
 
         Raises:
-            ConfigError: If the batch does not divide evenly; the mean of means would be wrong.
+            ConfigError: If a batch does not divide evenly; the mean of means would be wrong.
         """
-        size = batch[0].shape[0]
-        if size % self.world:
+        if batch_size % self.world:
             raise ConfigError(
-                f"batch_size: expected a multiple of the {self.world} processes, got {size}"
+                f"batch_size: expected a multiple of the {self.world} processes, got {batch_size}"
             )
-        part = slice(self.rank, None, self.world)
-        return tuple(t[part].to(self.device, non_blocking=True) for t in batch)
+        return Share(self.rank, self.world)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether any process raised it."""
@@ -53,6 +51,14 @@ class Ranks:
         raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist())
+
+    def agree(self, number: int) -> int:
+        """The number that the first process has."""
+        if self.world == 1:
+            return number
+        agreed = torch.tensor(number, dtype=torch.int64, device=self.device)
+        dist.broadcast(agreed, src=0)
+        return int(agreed)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Scalars averaged over all processes, read in one transfer."""
@@ -86,7 +92,8 @@ def ranks(device: str) -> Generator[Ranks, None, None]:
         return
     if local.type == "cuda":
         local = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    # Objects are gathered on the CPU, whatever the tensors are on.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if local.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world, local)
     finally:

@@ -9,7 +9,7 @@ from flow_solvers import SolverError
 from torch import Tensor, nn
 
 from flow_apps.errors import TrainingFailure
-from flow_apps.training.objective import Batch, Objective
+from flow_apps.training.parts import Batch, Loss
 
 _SHOWN = 8
 
@@ -33,55 +33,55 @@ def solver_failures(step: int, activity: str) -> Generator[None, None, None]:
 
 def explain_inputs(batch: Batch, step: int) -> TrainingFailure | None:
     """The failure to report if the data themselves are not numbers."""
-    for index, tensor in enumerate(batch):
-        bad = _bad_samples(tensor)
+    for name, tensor in batch._asdict().items():
+        bad = torch.empty(0) if tensor is None else _bad_samples(tensor)
         if bad.numel():
             return TrainingFailure(
-                f"step {step}: input {index} of the batch is not finite in samples {_listed(bad)}; "
+                f"step {step}: {name} of the batch is not finite in samples {_listed(bad)}; "
                 "clean the data"
             )
     return None
 
 
-def explain_nonfinite(objective: Objective, batch: Batch, step: int) -> str:
+def explain_nonfinite(loss: Loss, batch: Batch, turn: str, step: int) -> str:
     """Why the loss of a step is not finite: bad weights, or the first bad layer."""
     prefix = f"step {step}: the loss is not a finite number"
-    for name, parameter in objective.named_parameters():
+    for name, parameter in loss.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"{prefix}: parameter {name} is not finite since an earlier step"
-    return f"{prefix}: {_first_bad_layer(objective, batch)}"
+    return f"{prefix}: {_first_bad_layer(loss, batch, turn)}"
 
 
 def diverged(step: int, problem: object) -> TrainingFailure:
     """What to say of weights that an optimizer step spoilt."""
     return TrainingFailure(
-        f"step {step}: {problem}; the checkpoints before this step are good, resume with a lower "
-        "learning rate or with gradient_clip"
+        f"step {step}: {problem}; the checkpoints before this step are good: go on with --resume "
+        "and a lower --lr, or --set gradient_clip=1"
     )
 
 
-def require_finite_weights(objective: Objective, step: int) -> None:
+def require_finite_weights(loss: Loss, step: int) -> None:
     """Refuse to keep weights that are not numbers.
 
     Raises:
         TrainingFailure: Naming the first such parameter.
     """
-    for name, parameter in objective.named_parameters():
+    for name, parameter in loss.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise diverged(step, f"parameter {name} is not finite")
 
 
-def _first_bad_layer(objective: Objective, batch: Batch) -> str:
+def _first_bad_layer(loss: Loss, batch: Batch, turn: str) -> str:
     """Run once more and watch every layer."""
     found: list[str] = []
     handles = [
         module.register_forward_hook(_watch(name, found))
-        for name, module in objective.named_modules()
+        for name, module in loss.named_modules()
         if name
     ]
     try:
         with torch.no_grad():
-            objective.forward(batch)
+            loss.forward(batch, turn)
     except SolverError as error:
         found.append(f"a solver failed, samples {_listed(error.indices)}")
     finally:

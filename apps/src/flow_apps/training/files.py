@@ -4,19 +4,44 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from flow_apps.errors import DiskError
+
 TEMPORARY_PREFIX = ".unfinished-"
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Say of a disk that refuses which file it was, and what to do.
+
+    Raises:
+        DiskError: If the disk refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}: {error.strerror or error}; make room for it or choose another "
+            "place; what was written before is complete, a run goes on with --resume"
+        ) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Raises:
-        OSError: If the disk refuses; the old file is then untouched and nothing is left behind.
+        DiskError: If the disk refuses; the old file is then untouched and nothing is left behind.
     """
+    with writing(path):
+        _replace(path, content)
+    _sync_folder(path.parent)
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -28,7 +53,6 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

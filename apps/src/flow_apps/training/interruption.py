@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill end a run after the step at hand."""
+"""Ctrl-C, a polite kill and a dropped connection end a run after the step at hand."""
 
 import signal
 import threading
@@ -17,12 +17,12 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Generator[StopRequest, None, None]:
-    """Yield a request that SIGINT and SIGTERM set; a second signal acts as usual."""
+    """Yield a request that SIGINT, SIGTERM and SIGHUP set; a second signal acts as usual."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {int(number): signal.getsignal(number) for number in numbers}
 
     def handle(number: int, _frame: FrameType | None) -> None:

@@ -8,13 +8,15 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+from flow_apps.config import TrainingConfig, to_json
 from flow_apps.errors import ConfigError
-from flow_apps.training.config import TrainingConfig
-from flow_apps.training.files import json_values, write_atomic
-from flow_apps.training.overrides import to_json
+from flow_apps.training.files import json_values, write_atomic, writing
 from flow_apps.training.tensorboard import EventFile
 
 Values = Mapping[str, object]
+
+AT_END = "at_end"
+"""Marks evaluations that were made because a run ended."""
 
 
 @runtime_checkable
@@ -36,7 +38,7 @@ class JsonLines:
         """Append a line."""
         row = json_values({"step": step, "split": split, **values})
         line = json.dumps(row, allow_nan=False)
-        with self._path.open("a", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
@@ -44,12 +46,15 @@ class TensorBoard:
     """Scalars for TensorBoard, nested names joined by slashes."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self._events = EventFile(folder, first_step)
+        self._folder = folder
+        with writing(folder):
+            self._events = EventFile(folder, first_step)
 
     def log(self, step: int, split: str, values: Values) -> None:
         """Add every number as a scalar."""
         named = {f"{split}/{name}": value for name, value in flatten(values).items()}
-        self._events.add_scalars(named, step)
+        with writing(self._folder):
+            self._events.add_scalars(named, step)
 
     def close(self) -> None:
         """Close the file."""
@@ -120,8 +125,12 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Forget the lines after a step: what a resumed run is going to write again."""
-    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    """Forget the lines after a step, and those that were written because the run ended there.
+
+    They are what a resumed run is going to write again, or would not have written.
+    """
+    rows = read_metrics(path)
+    kept = [row for row in rows if row["step"] <= step and not row.get(AT_END)]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
@@ -131,6 +140,6 @@ def flatten(values: Values, prefix: str = "") -> dict[str, float]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= flatten(cast(Values, value), f"{prefix}{name}/")
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             flat[f"{prefix}{name}"] = float(value)
     return flat

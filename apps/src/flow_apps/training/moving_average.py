@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flow_apps.training.objective import Objective
+from flow_apps.training.parts import Upkeep
 
 
 def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | None:
@@ -22,23 +22,23 @@ def moving_average(model: nn.Module, decay: float | None) -> AveragedModel | Non
 
 @contextmanager
 def tested_weights(
-    objective: Objective, average: AveragedModel | None
+    model: nn.Module, upkeep: Upkeep, average: AveragedModel | None
 ) -> Generator[None, None, None]:
     """Prepare a model for tests, and put every parameter and buffer back afterwards.
 
     Training therefore does not depend on when it was tested.
     """
-    tensors = [*objective.model.parameters(), *objective.model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     kept = [tensor.detach().clone() for tensor in tensors]
     if average is not None:
-        _copy(average.module.parameters(), objective.model.parameters())
-    objective.eval()
+        _copy(average.module.parameters(), model.parameters())
+    model.eval()
     try:
-        objective.prepare_test()
+        upkeep.prepare_test()
         yield
     finally:
         _copy(kept, tensors)
-        objective.train()
+        model.train()
 
 
 def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:

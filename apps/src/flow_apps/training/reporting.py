@@ -8,9 +8,9 @@ from torch import Tensor
 
 from flow_apps.training.clock import StepClock
 from flow_apps.training.distributed import Ranks
-from flow_apps.training.metrics import Logger, read_metrics
-from flow_apps.training.objective import Objective
-from flow_apps.training.progress import say
+from flow_apps.training.metrics import AT_END, Logger, read_metrics
+from flow_apps.training.parts import Upkeep
+from flow_apps.training.progress import Display
 from flow_apps.training.run_folder import RunFolder
 
 _LAST_TESTS = 20
@@ -19,10 +19,10 @@ _TESTED = ("nats", "bits_per_dim", "mse")
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves for the log."""
+    """What a step leaves for the log: scalars, learning rates and what solves cost."""
 
     scalars: dict[str, Tensor]
-    learning_rate: float
+    rates: dict[str, float]
     report: Report
 
 
@@ -47,12 +47,10 @@ class Reporter:
     def step(self, step: int, result: StepResult) -> str:
         """Log a training step, and return a short text about it."""
         means = self._ranks.mean(result.scalars)
-        rates = {
-            "learning_rate": result.learning_rate,
-            "seconds_per_step": self._recent_seconds(step),
-        }
-        self.log(step, "train", means | rates | effort(result.report))
-        return f"loss {means['loss']:.4f}"
+        times = {"seconds_per_step": self._recent_seconds(step)}
+        self.log(step, "train", means | result.rates | times | effort(result.report))
+        losses = [f"{name} {value:.4f}" for name, value in means.items() if name.endswith("loss")]
+        return "  ".join(losses)
 
     def log(self, step: int, split: str, values: Mapping[str, object]) -> None:
         """Log the values of a split."""
@@ -84,23 +82,23 @@ def effort(report: Report) -> dict[str, object]:
 
 
 def last_tests(folder: RunFolder) -> dict[str, object]:
-    """Means over the last 20 tests of a run: the figure that papers report for toys."""
+    """Means over the last 20 tests of a run: the figure that papers report for toys.
+
+    One that was made because the run ended counts where there is no other, so that a run that is
+    extended later has the figure of one that was not.
+    """
     tests = [row for row in read_metrics(folder.metrics_path) if row["split"] == "test"]
+    regular = [row for row in tests if not row.get(AT_END)] or tests
     return {
         f"test_{name}_last20": sum(float(row[name]) for row in recent) / len(recent)
         for name in _TESTED
-        if (recent := [row for row in tests if name in row][-_LAST_TESTS:])
+        if (recent := [row for row in regular if name in row][-_LAST_TESTS:])
     }
 
 
-def repair_and_say(objective: Objective, *, visible: bool) -> dict[str, float]:
-    """Let a result keep its promises; what had to be changed for that, with the bounds lost.
-
-    Args:
-        objective: With the weights that are tested.
-        visible: Whether this process may show anything.
-    """
-    repaired = dict(objective.repair())
+def repair_and_say(upkeep: Upkeep, display: Display) -> dict[str, float]:
+    """Let a result keep its promises; what had to be changed for that, with the bounds lost."""
+    repaired = dict(upkeep.repair())
     for name, bound in repaired.items():
-        say(f"the certified bound of {name} was {bound:.4f}: scaled down", visible=visible)
+        display.say(f"the certified bound of {name} was {bound:.4f}: scaled down")
     return repaired

@@ -1,18 +1,21 @@
 """The folder of one run: what is in it, who may write to it, and how it is taken up again."""
 
-import json
+import math
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from flow_apps.errors import RunFolderError
+from flow_apps.run_description import CONFIG_NAME, read_description, require_run
 from flow_apps.training.checkpoint import Checkpoints
 from flow_apps.training.files import TEMPORARY_PREFIX, remove_unfinished, write_json
-from flow_apps.training.metrics import cut_metrics
+from flow_apps.training.lock import LOCK_NAME
+from flow_apps.training.metrics import cut_metrics, read_metrics
 
 _PACKAGES = ("flow-apps", "flow-core", "flow-data", "flow-kernels", "flow-logdet", "flow-solvers")
 
@@ -27,11 +30,25 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_path = path / "config.json"
+        self.config_path = path / CONFIG_NAME
         self.metrics_path = path / "metrics.jsonl"
         self.summary_path = path / "summary.json"
         self.figures = path / "figures"
         self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @staticmethod
+    def make_place(path: Path) -> None:
+        """Make the folder itself, for its lock.
+
+        Raises:
+            RunFolderError: If it cannot be made.
+        """
+        if path.is_symlink() and not path.exists():
+            raise RunFolderError(f"{path} is a link to nothing; remove it or give another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(f"cannot create {path}: {error.strerror or error}") from error
 
     @classmethod
     def create(
@@ -47,19 +64,20 @@ class RunFolder:
         Raises:
             RunFolderError: If there is something already, or the folder cannot be made.
         """
-        if path.exists() and not _unused_folder(path):
+        folder = cls(path)
+        cls.make_place(path)
+        if not folder._never_began():
             raise RunFolderError(
                 f"{path} exists already and is not overwritten; "
                 "give another folder with --out, or go on with --resume"
             )
-        folder = cls(path)
         try:
+            folder._clear()
             # First what --resume needs: a process killed before leaves nothing that counts.
-            path.mkdir(parents=True, exist_ok=True)
             folder.describe(description, command)
             folder._make_folders()
         except OSError as error:
-            raise RunFolderError(f"cannot create {path}: {error.strerror}") from error
+            raise RunFolderError(f"cannot create {path}: {error.strerror or error}") from error
         return folder
 
     @classmethod
@@ -69,10 +87,8 @@ class RunFolder:
         Raises:
             RunFolderError: If there is no run in this folder.
         """
-        folder = cls(path)
-        if not folder.config_path.is_file():
-            raise RunFolderError(f"no such run: {folder.config_path} does not exist")
-        return folder
+        require_run(path)
+        return cls(path)
 
     def description(self) -> dict[str, Any]:
         """What config.json says: `experiment`, `config`, `versions`, `command`.
@@ -80,43 +96,63 @@ class RunFolder:
         Raises:
             RunFolderError: If config.json is damaged.
         """
-        try:
-            content = json.loads(self.config_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"cannot read {self.config_path}: {error}") from error
-        described = cast(dict[str, Any], content) if isinstance(content, dict) else {}
-        if not (
-            isinstance(described.get("experiment"), str)
-            and isinstance(described.get("config"), dict)
-        ):
-            raise RunFolderError(f"{self.config_path} is not the config of a run")
-        return described
+        return read_description(self.path)
 
     def describe(self, description: Mapping[str, object], command: Sequence[str]) -> None:
         """Write config.json with the present versions."""
         context = {"versions": versions(), "command": list(command)}
         write_json(self.config_path, {**description, **context})
 
+    def record_changes(
+        self,
+        step: int,
+        config: Mapping[str, object],
+        changed: Mapping[str, tuple[object, object]],
+        command: Sequence[str],
+    ) -> None:
+        """Bring config.json up to date with what a resumed run was told, and when.
+
+        Args:
+            step: Steps after this one follow the new config.
+            config: The new config.
+            changed: Old and new values by key.
+            command: The command line.
+        """
+        description = self.description()
+        description["config"] = dict(config)
+        if changed:
+            told = {key: list(values) for key, values in changed.items()}
+            entry = {"after_step": step, "changed": told, "command": list(command)}
+            description["changes"] = [*description.get("changes", []), entry]
+        self.describe(description, description["command"])
+
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.summary_path.exists()
 
-    def rewind(self, step: int) -> None:
-        """Prepare for going on after a step: drop half-written files and later metrics."""
+    def rewind(self, step: int, best: float) -> None:
+        """Prepare for going on after a step: drop half-written files and what is written again.
+
+        Args:
+            step: The last step that counts.
+            best: The best value up to then; infinite where there was no evaluation that counts.
+        """
         self._make_folders()
         self.checkpoints.set_aside()
         for folder in (self.path, self.checkpoints.folder, self.figures):
             remove_unfinished(folder)
         if self.metrics_path.exists():
             cut_metrics(self.metrics_path, step)
+        if not math.isfinite(best):
+            self.checkpoints.best.unlink(missing_ok=True)
         self.summary_path.unlink(missing_ok=True)
 
     def start_again(self) -> None:
         """Prepare for a new start; what a damaged run left is renamed, not overwritten."""
         if self.metrics_path.exists() and self.metrics_path.stat().st_size:
             self.metrics_path.replace(_unused(self.path / "metrics.damaged.jsonl"))
-        self.rewind(-1)
+        self.rewind(-1, math.inf)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write summary.json: the run is finished."""
@@ -125,6 +161,37 @@ class RunFolder:
     def _make_folders(self) -> None:
         for folder in (self.path, self.checkpoints.folder, self.figures):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def _own(self) -> tuple[Path, ...]:
+        return (
+            self.config_path,
+            self.metrics_path,
+            self.figures,
+            self.checkpoints.folder,
+            self.path / "tensorboard",
+            self.path / LOCK_NAME,
+        )
+
+    def _never_began(self) -> bool:
+        """Whether there is nothing but what a start leaves that failed before its first step."""
+        foreign = [
+            entry
+            for entry in self.path.iterdir()
+            if entry not in self._own() and not entry.name.startswith(TEMPORARY_PREFIX)
+        ]
+        stepped = any(row["step"] > 0 for row in read_metrics(self.metrics_path))
+        return not foreign and not stepped and max(self.checkpoints.steps(), default=0) == 0
+
+    def _clear(self) -> None:
+        """Remove what a failed start left."""
+        remove_unfinished(self.path)
+        for entry in self._own():
+            if entry.name == LOCK_NAME:  # whoever holds it removes it
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:
@@ -136,11 +203,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "source tree"
     return found
-
-
-def _unused_folder(path: Path) -> bool:
-    """Whether there is nothing but what a killed process had not finished writing."""
-    return path.is_dir() and all(p.name.startswith(TEMPORARY_PREFIX) for p in path.iterdir())
 
 
 def _unused(path: Path) -> Path:

@@ -1,65 +1,82 @@
 """Everything that a run has to remember, and its form in a checkpoint."""
 
 import math
+from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from flow_apps.config import TrainingConfig
 from flow_apps.errors import CheckpointError
 from flow_apps.training.clock import StepClock
-from flow_apps.training.config import TrainingConfig
 from flow_apps.training.moving_average import moving_average
-from flow_apps.training.objective import Objective
+from flow_apps.training.optimizers import make_optimizers
+from flow_apps.training.parts import Loss
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "best": (float,),
+    "fingerprint": (str,),
+    "clock": (dict,),
+    "loss": (dict,),
+    "optimizers": (list,),
+    "average": (dict, type(None)),
+}
 
 
 class TrainingState:
-    """Weights, optimizer, moving average, step, best value and clock of a run.
+    """Weights, optimizers, moving average, step, best value and clock of a run.
 
     There is no state of a random number generator: every draw follows from the seed and the step.
+
+    Args:
+        loss: The model and what it is trained on.
+        config: Of the run.
+        device: Where it is trained.
+        fingerprint: Of the config: weights of another one are refused.
     """
 
-    def __init__(self, objective: Objective, config: TrainingConfig, device: torch.device) -> None:
-        self.objective = objective
+    def __init__(
+        self, loss: Loss, config: TrainingConfig, device: torch.device, fingerprint: str
+    ) -> None:
+        self.loss = loss
         self.config = config
+        self.fingerprint = fingerprint
         self.step = 0
         self.best = math.inf
         self.clock = StepClock(device)
-        self.optimizer = adam(objective, config)
+        self.optimizers = make_optimizers(loss, config.optimizers)
         self.average: AveragedModel | None = None
 
     def start_average(self) -> None:
         """Begin the moving average at the present weights, after their initialisation."""
-        self.average = moving_average(self.objective.model, self.config.ema_decay)
-
-    def set_learning_rate(self, step: int) -> float:
-        """Give the optimizer the learning rate of a step, and return it."""
-        rate = self.config.learning_rate_at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+        self.average = moving_average(self.loss.model, self.config.ema_decay)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts only."""
         return {
             "step": self.step,
             "best": self.best,
+            "fingerprint": self.fingerprint,
             "clock": self.clock.state(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizers": [assigned.optimizer.state_dict() for assigned in self.optimizers],
             "average": None if self.average is None else self.average.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            CheckpointError: If it belongs to another model.
+            CheckpointError: If it belongs to another config or model.
         """
-        load_weights(self.objective, state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        require_state(state, source, self.fingerprint)
+        load_weights(self.loss, state, source)
+        for assigned, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            _load_optimizer(assigned.optimizer, saved)
         self.start_average()
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -67,43 +84,81 @@ class TrainingState:
         self.step, self.best = int(state["step"]), float(state["best"])
 
 
-def load_weights(objective: Objective, state: dict[str, Any]) -> None:
-    """Load what a checkpoint knows of the objective.
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load what an optimizer has gathered; what it is told is as the config says now."""
+    told = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings in zip(optimizer.param_groups, told, strict=True):
+        group.update(settings)
+
+
+def require_state(state: object, source: Path, fingerprint: str) -> None:
+    """Refuse what is no state of a run of this config.
 
     Raises:
-        CheckpointError: If it belongs to another model.
+        CheckpointError: Saying which of the two it is not.
+    """
+    found = cast(dict[str, object], state) if isinstance(state, dict) else {}
+    wrong = [name for name, kinds in _KINDS.items() if not isinstance(found.get(name), kinds)]
+    if wrong:
+        raise CheckpointError(
+            f"{source} holds no state of a training run: {', '.join(wrong)} missing or of another "
+            "kind; use a checkpoint of this run"
+        )
+    if found["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{source} belongs to another config than config.json; restore config.json, or use the "
+            "checkpoints of this run"
+        )
+
+
+def load_weights(loss: Loss, state: dict[str, Any], source: Path) -> None:
+    """Load the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: If it belongs to another model, or its weights are not numbers.
     """
     try:
-        objective.load_state_dict(state["objective"])
+        loss.load_state_dict(state["loss"])
     except (RuntimeError, KeyError) as error:
-        problem = shorten(str(error).partition(":")[2] or str(error), 300, placeholder=" …")
-        raise CheckpointError(
-            f"the checkpoint does not fit the config: {problem}; restore config.json, or use the "
-            "checkpoints of this run"
-        ) from error
+        raise _misfit(error, source) from error
+    _require_numbers(state["loss"], source)
 
 
-def load_tested_weights(objective: Objective, state: dict[str, Any]) -> None:
-    """Load the weights that were tested, and prepare them for tests as they were then.
+def load_model(model: nn.Module, state: dict[str, Any], source: Path) -> None:
+    """Load the weights that were tested, the moving average where there is one, into a model alone.
 
     Raises:
-        CheckpointError: If it belongs to another model.
+        CheckpointError: If they belong to another model, or are not numbers.
     """
-    load_weights(objective, state)
+    prefix = "model."
+    weights: dict[str, torch.Tensor] = {
+        name.removeprefix(prefix): value
+        for name, value in state["loss"].items()
+        if name.startswith(prefix)
+    }
     average: dict[str, torch.Tensor] | None = state["average"]
-    if average is not None:
-        for name, parameter in objective.model.named_parameters():
-            parameter.data.copy_(average[f"module.{name}"])
-    objective.eval()
-    objective.prepare_test()
+    try:
+        if average is not None:
+            # Buffers of the average lag behind by a step; those of the model were tested.
+            weights |= {name: average[f"module.{name}"] for name, _ in model.named_parameters()}
+        model.load_state_dict(weights)
+    except (RuntimeError, KeyError) as error:
+        raise _misfit(error, source) from error
+    _require_numbers(weights, source)
 
 
-def adam(module: nn.Module, config: TrainingConfig) -> torch.optim.Adam:
-    """Adam with an L2 penalty; fused, because small models spend their time in its launches."""
-    return torch.optim.Adam(
-        module.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
+def _misfit(error: Exception, source: Path) -> CheckpointError:
+    problem = shorten(str(error).partition(":")[2] or str(error), 300, placeholder=" …")
+    return CheckpointError(
+        f"{source} does not fit the config: {problem}; restore config.json, or use the "
+        "checkpoints of this run"
     )
+
+
+def _require_numbers(weights: dict[str, torch.Tensor], source: Path) -> None:
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(
+                f"{source}: {name} is not finite; use another checkpoint of this run"
+            )

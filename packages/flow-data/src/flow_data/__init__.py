@@ -22,16 +22,19 @@ from flow_data.images import (
 )
 from flow_data.integrity import Checksum, DataError, file_checksum
 from flow_data.order import permutation
+from flow_data.sharing import WHOLE, Share
 from flow_data.splits import ImageSplits, Splits, digits_splits, split_images, splits
 from flow_data.toy import TOY_DENSITIES, ToyDensity, sample_toy
 
 __all__ = [
     "TARGETS",
     "TOY_DENSITIES",
+    "WHOLE",
     "Checksum",
     "DataError",
     "ImageSet",
     "ImageSplits",
+    "Share",
     "Splits",
     "Target",
     "ToyDensity",

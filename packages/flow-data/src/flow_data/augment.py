@@ -1,7 +1,8 @@
 """Random changes of integer images while training: bytes in, bytes out, nothing interpolated.
 
 Each function is pure: images and the state of the generator decide the result. Numbers are drawn on
-the device of the generator, so a generator on the CPU gives the same result on every device.
+the device of the generator, so a generator on the CPU gives the same result on every device. Of a
+batch that several processes share, each changes its own images as if it had them all.
 """
 
 from typing import Literal
@@ -11,24 +12,30 @@ from jaxtyping import Int
 from torch import Tensor
 
 from flow_data.batches import Images
+from flow_data.sharing import WHOLE, Share
 
 Edge = Literal["reflect", "replicate"]
 
 
-def random_flip(images: Images, generator: torch.Generator) -> Images:
+def random_flip(images: Images, generator: torch.Generator, share: Share = WHOLE) -> Images:
     """Mirror each image left to right with probability 1/2.
 
     Args:
         images: Any number of images.
         generator: Decides which.
+        share: Which part of a batch these images are.
     """
-    draw = torch.rand(len(images), generator=generator, device=generator.device)
-    flipped = (draw < 0.5).to(images.device)[:, None, None, None]
+    draw = torch.rand(len(images) * share.count, generator=generator, device=generator.device)
+    flipped = (share.of(draw) < 0.5).to(images.device)[:, None, None, None]
     return torch.where(flipped, images.flip(-1), images)
 
 
 def random_shift(
-    images: Images, pixels: int, generator: torch.Generator, mode: Edge = "reflect"
+    images: Images,
+    pixels: int,
+    generator: torch.Generator,
+    mode: Edge = "reflect",
+    share: Share = WHOLE,
 ) -> Images:
     """Shift each image by up to `pixels` in both directions, uniformly over all whole shifts.
 
@@ -40,6 +47,7 @@ def random_shift(
         generator: Draws the vertical shifts, then the horizontal ones.
         mode: What comes in from outside: `"reflect"` mirrors at the border pixel, which is not
             repeated; `"replicate"` repeats the border pixel.
+        share: Which part of a batch these images are.
 
     Raises:
         ValueError: `pixels` is negative, or too large for the mirror image.
@@ -50,21 +58,22 @@ def random_shift(
             f"expected a shift of >= 0 and less than the {height}x{width} pixels of the images, "
             f"got {pixels}"
         )
-    rows = _sources(height, len(images), pixels, generator, mode).to(images.device)
-    columns = _sources(width, len(images), pixels, generator, mode).to(images.device)
+    count = len(images) * share.count
+    rows = share.of(_sources(height, count, pixels, generator, mode)).to(images.device)
+    columns = share.of(_sources(width, count, pixels, generator, mode)).to(images.device)
     shifted = images.gather(2, rows[:, None, :, None].expand_as(images))
     return shifted.gather(3, columns[:, None, None, :].expand_as(images))
 
 
-def augment_mnist(images: Images, generator: torch.Generator) -> Images:
+def augment_mnist(images: Images, generator: torch.Generator, share: Share = WHOLE) -> Images:
     """Pad by one reflected pixel and crop the original size at random.
 
     The augmentation of Self Normalizing Flows (Keller et al. 2021) for MNIST.
     """
-    return random_shift(images, 1, generator, "reflect")
+    return random_shift(images, 1, generator, "reflect", share)
 
 
-def augment_cifar(images: Images, generator: torch.Generator) -> Images:
+def augment_cifar(images: Images, generator: torch.Generator, share: Share = WHOLE) -> Images:
     """Flip left to right with probability 1/2, then shift by up to 4 % with repeated edges.
 
     The augmentation of Self Normalizing Flows (Keller et al. 2021) for CIFAR-10. Its two flips,
@@ -72,7 +81,8 @@ def augment_cifar(images: Images, generator: torch.Generator) -> Images:
     same values (one pixel at most at 32x32) with probabilities that differ by 0.014 at most.
     """
     pixels = round(0.04 * max(images.shape[-2:]))
-    return random_shift(random_flip(images, generator), pixels, generator, "replicate")
+    flipped = random_flip(images, generator, share)
+    return random_shift(flipped, pixels, generator, "replicate", share)
 
 
 def _sources(

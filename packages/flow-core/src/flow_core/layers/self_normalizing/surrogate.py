@@ -118,6 +118,7 @@ class TrainingSurrogate(nn.Module):
             x: Tensor,
             context: Tensor | None = None,
             *,
+            noise: Tensor | None = None,
             using: Settings | None = None,
         ) -> SurrogateTerms:
             """Same as `forward`."""
@@ -137,18 +138,24 @@ class TrainingSurrogate(nn.Module):
         self.reconstruction: Reconstruction = reconstruction
 
     def forward(
-        self, x: Tensor, context: Context = None, *, using: Settings | None = None
+        self,
+        x: Tensor,
+        context: Context = None,
+        *,
+        noise: Tensor | None = None,
+        using: Settings | None = None,
     ) -> SurrogateTerms:
         """The surrogate of every sample of a batch, and the reconstruction errors of the layers.
 
         Args:
             x: What the model is called with.
             context: First dimension the batch.
+            noise: Of a `Dequantized` model, as it takes it.
             using: What the other layers do their work with; its mode is not looked at.
         """
         errors = ReconstructionErrors(_ERRORS[self.reconstruction])
         settings = replace(DEFAULT_SETTINGS if using is None else using, mode="surrogate")
-        surrogate = self.model(x, how=Pass(settings, context, collector=errors))
+        surrogate = self._surrogate(x, noise, Pass(settings, context, collector=errors))
         found = errors.take()
         if surrogate.requires_grad and not all(error.requires_grad for _, error in found):
             raise RuntimeError(
@@ -157,6 +164,13 @@ class TrainingSurrogate(nn.Module):
             )
         self._require_one_use_each([layer for layer, _ in found])
         return SurrogateTerms(surrogate, torch.stack([error for _, error in found]))
+
+    def _surrogate(self, x: Tensor, noise: Tensor | None, how: Pass) -> Tensor:
+        if noise is None:
+            return self.model(x, how=how)
+        if not isinstance(self.model, Dequantized):
+            raise TypeError("noise: expected None, a Flow of real numbers takes none")
+        return self.model(x, noise=noise, how=how)
 
     def _require_one_use_each(self, used: list[nn.Module]) -> None:
         if not len(used) == len(set(used)) == self.layers:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from flow_core.maps.native.places import Place
 
 
-class Kernel(NamedTuple):
+class CFunction(NamedTuple):
     """A C function.
 
     Attributes:
@@ -27,7 +27,7 @@ class Step(Protocol):
         """The pieces of memory that are read."""
         ...
 
-    def kernel(self, kept: frozenset[int]) -> Kernel | None:
+    def kernel(self, kept: frozenset[int]) -> CFunction | None:
         """Its code, where only some pieces of memory are read later."""
         ...
 
@@ -45,12 +45,12 @@ class Pointers:
         terms = [f"{i} * {s}" for i, s in zip(indices, place.strides, strict=True) if s]
         return f"{name}[{' + '.join(terms) or '0'}]"
 
-    def kernel(self, lines: Iterable[str]) -> Kernel:
+    def kernel(self, lines: Iterable[str]) -> CFunction:
         """The function with all parameters that were used."""
         body = "\n".join(lines)
         parameters = [(kind, name) for (_, _, kind), name in self._names.items()]
         arguments = [(base, offset) for base, offset, _ in self._names]
-        return Kernel(tuple(parameters), body, tuple(arguments))
+        return CFunction(tuple(parameters), body, tuple(arguments))
 
 
 def head(index: str, size: int) -> str:

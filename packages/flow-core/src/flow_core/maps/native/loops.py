@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from flow_core.maps.native.kernels import Kernel, Pointers, head
+from flow_core.maps.native.kernels import CFunction, Pointers, head
 from flow_core.maps.native.places import C_TYPES, Place, overlap
 
 Operand = Place | bool | int | float
@@ -58,7 +58,7 @@ class Loop:
             yield from (place.base for place in assign.places() if place not in known)
             known.add(assign.target)
 
-    def kernel(self, kept: frozenset[int]) -> Kernel | None:
+    def kernel(self, kept: frozenset[int]) -> CFunction | None:
         """One nest of loops."""
         targets = {a.target for a in self.assigns if a.target.base in kept}
         if not targets:
@@ -85,7 +85,7 @@ class Total:
         """The source."""
         return [self.source.base]
 
-    def kernel(self, kept: frozenset[int]) -> Kernel:
+    def kernel(self, kept: frozenset[int]) -> CFunction:
         """Sums side by side where neighbours belong to different ones, else one after another."""
         del kept
         kept_dims, pointers, indices = len(self.target.shape), Pointers(), _indices(self.source)

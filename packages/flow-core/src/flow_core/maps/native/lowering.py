@@ -14,7 +14,7 @@ from flow_core.maps.native.loops import Assign, Loop, Operand, Total
 from flow_core.maps.native.places import C_TYPES, Place
 from flow_core.maps.native.pointwise import POINTWISE
 from flow_core.maps.native.products import Product, is_by_rows
-from flow_core.maps.native.tape import Call
+from flow_core.maps.native.tape import TapedCall
 
 # Larger tensors are worth several threads, which this code does not use.
 _LARGEST_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class Lowering:
             self._new_base(tensor)
         self._inputs = len(self.bytes)
 
-    def add(self, call: Call) -> None:
+    def add(self, call: TapedCall) -> None:
         """Add what a call does.
 
         Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from flow_core.maps.native.kernels import Kernel, Pointers, head
+from flow_core.maps.native.kernels import CFunction, Pointers, head
 from flow_core.maps.native.places import Place
 
 _ROWS = 4
@@ -29,7 +29,7 @@ class Product:
         if self.adds:
             yield self.target.base
 
-    def kernel(self, kept: frozenset[int]) -> Kernel:
+    def kernel(self, kept: frozenset[int]) -> CFunction:
         """Tiles that stay in registers, or inner products of long rows."""
         del kept
         pointers = Pointers()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flow_core.maps.native.errors import UnsupportedError
-from flow_core.maps.native.kernels import Kernel
+from flow_core.maps.native.kernels import CFunction
 from flow_core.maps.native.lowering import Lowering
 from flow_core.maps.native.places import Place
 from flow_core.maps.native.pointwise import PRELUDE
@@ -98,7 +98,7 @@ def _assembled(lowering: Lowering, inputs: int, outputs: Sequence[Place]) -> Pro
 
 
 def _arranged(
-    kernels: Sequence[Kernel], sizes: Sequence[int], fixed: Container[int]
+    kernels: Sequence[CFunction], sizes: Sequence[int], fixed: Container[int]
 ) -> tuple[dict[int, int], int]:
     """Offsets of pieces of memory, which are used again after their last use; and their end."""
     used = [dict.fromkeys(b for b, _ in k.arguments if b not in fixed) for k in kernels]
@@ -125,7 +125,7 @@ def _aligned(number: int) -> int:
     return -(-number // _ALIGNMENT) * _ALIGNMENT
 
 
-def _text(kernels: Sequence[Kernel], places: Mapping[int, str]) -> str:
+def _text(kernels: Sequence[CFunction], places: Mapping[int, str]) -> str:
     """One C function a kernel, where equal ones are one, and one that calls them in order."""
     names: dict[tuple[tuple[tuple[str, str], ...], str], str] = {}
     calls: list[str] = []

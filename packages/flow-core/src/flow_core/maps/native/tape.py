@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # torch's documented extension point
 
 
-class Call(NamedTuple):
+class TapedCall(NamedTuple):
     """One operation.
 
     Attributes:
@@ -29,7 +29,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Call] = []
+        self.calls: list[TapedCall] = []
 
     def __torch_dispatch__(
         self,
@@ -46,7 +46,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         arguments |= dict(zip(names, args, strict=False)) | given
         outputs = tuple(t for t in _listed(found) if isinstance(t, Tensor))
         name = schema.name.removeprefix("aten::").removesuffix("_")
-        self.calls.append(Call(name, arguments, outputs, schema.is_mutable))
+        self.calls.append(TapedCall(name, arguments, outputs, schema.is_mutable))
         return found
 
 

@@ -1,0 +1,17 @@
+"""The commands.
+
+Everything heavy is imported by the command that needs it, so that help, lists and mistakes in names
+are had at once.
+"""
+
+from flow_apps.cli.listing import add_listing
+from flow_apps.cli.results import evaluate, sample
+from flow_apps.cli.training import add_training, new_app
+
+app = new_app()
+add_training(app)
+add_listing(app)
+app.command()(evaluate)
+app.command()(sample)
+
+__all__ = ["app", "evaluate", "sample"]

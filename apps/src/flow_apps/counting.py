@@ -1,0 +1,27 @@
+"""Presets with the sizes of their models."""
+
+import torch
+
+from flow_apps.experiments import all_presets
+
+
+def described_presets() -> list[dict[str, object]]:
+    """Every preset: name, experiment, summary, published command, parameters.
+
+    Models are made on the meta device, where they take no memory. Those whose images only files
+    could describe have no count.
+    """
+    described: list[dict[str, object]] = []
+    for experiment, preset in all_presets():
+        with torch.device("meta"):
+            model = experiment.load().model(preset.config)
+        described.append(
+            {
+                "name": preset.name,
+                "experiment": experiment.name,
+                "description": preset.summary,
+                "published": preset.published or None,
+                "parameters": sum(p.numel() for p in model.parameters()),
+            }
+        )
+    return described

@@ -1,0 +1,71 @@
+"""The parts of an experiment with invertible convolutions."""
+
+from dataclasses import fields, replace
+
+import torch
+from flow_core.dequantization import Dequantized
+from flow_core.models import FlowConfig, image_flow
+from flow_core.settings import Settings
+
+from flow_apps.config.contraction import ContractionConfig
+from flow_apps.experiments.glow.config import GlowConfig
+from flow_apps.experiments.glow.loss import GlowLoss, SurrogateLoss, leave_approximate_inverses
+from flow_apps.experiments.glow.tests import GlowFigures, GlowTests
+from flow_apps.figures.images import draw_images
+from flow_apps.parts.image_sets import load_images, resolved
+from flow_apps.parts.images import ImageBatches, ImageTests
+from flow_apps.parts.noise import dequantized
+from flow_apps.parts.upkeep import LipschitzUpkeep
+from flow_apps.training import Builders, Loss, Parts, Upkeep
+from flow_apps.training.randomness import derive_seed
+
+
+def build_model(config: GlowConfig) -> Dequantized:
+    """The distribution of the images, initialised from its seed alone."""
+    flow_config = FlowConfig(**{f.name: getattr(config.flow, f.name) for f in fields(config.flow)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.training.seed, "model"))
+        flow = image_flow(flow_config, config.images.image_shape)
+        return dequantized(flow, config.dequantizer, config.images)
+
+
+def build_parts(config: GlowConfig, model: Dequantized, compiled: frozenset[int]) -> Parts:
+    """Images, what the flow is trained on, its likelihood, and pictures."""
+    del compiled  # the config refuses it
+    images, loss = load_images(config.images), _loss(config, model)
+    data = ImageBatches(images.train, config.training, config.images)
+    likelihood = ImageTests(model, images, config.images, Settings())
+    tests = GlowTests(config, likelihood, loss, data)
+    return Parts(
+        data=data,
+        loss=loss,
+        tests=tests,
+        upkeep=build_upkeep(config, model),
+        figures=GlowFigures(config, tests),
+    )
+
+
+def resolve(config: GlowConfig) -> GlowConfig:
+    """The config with the shape of its images."""
+    return replace(config, images=resolved(config.images))
+
+
+def _loss(config: GlowConfig, model: Dequantized) -> Loss:
+    if config.flow.linear == "self-normalizing" and config.self_norm.surrogate:
+        return SurrogateLoss(model, config.self_norm)
+    leave_approximate_inverses(model)
+    return GlowLoss(model)
+
+
+def build_upkeep(_config: GlowConfig, model: Dequantized) -> Upkeep:
+    """What keeps its maps contractions."""
+    return LipschitzUpkeep(model, ContractionConfig())
+
+
+BUILDERS = Builders(
+    model=build_model,
+    parts=build_parts,
+    upkeep=build_upkeep,
+    resolve=resolve,
+    draw_samples=draw_images,
+)

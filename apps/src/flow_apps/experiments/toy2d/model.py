@@ -1,0 +1,38 @@
+"""The flow of a two-dimensional density."""
+
+import torch
+from flow_core.base import StandardNormal
+from flow_core.bijection import Bijection
+from flow_core.blocks import Monotone, Residual
+from flow_core.combinators import Chain
+from flow_core.distributions import Flow
+from flow_core.maps import DenseNet
+
+from flow_apps.experiments.toy2d.config import Toy2dConfig
+from flow_apps.parts.settings import follow_spectra, solve
+from flow_apps.training.randomness import derive_seed
+
+
+def build_flow(config: Toy2dConfig) -> Flow:
+    """The flow of a config, initialised from its seed alone."""
+    contraction = config.contraction
+    kind = {"monotone": Monotone, "residual": Residual}[config.block]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.training.seed, "model"))
+        layers: list[Bijection] = [
+            kind(_net(config), solve(contraction)) for _ in range(config.blocks)
+        ]
+    flow = Flow(StandardNormal((2,)), Chain(layers))
+    follow_spectra(flow, contraction)
+    return flow
+
+
+def _net(config: Toy2dConfig) -> DenseNet:
+    return DenseNet(
+        2,
+        growth=config.growth,
+        depth=config.depth,
+        activation=config.activation,
+        coeff=config.contraction.coeff,
+        concat_bound=config.contraction.concat_bound,
+    )

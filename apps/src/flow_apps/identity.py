@@ -1,0 +1,62 @@
+"""Which changes of a config leave a run what it is."""
+
+import hashlib
+import json
+
+from flow_apps.config import differences, flat, to_json
+from flow_apps.errors import ConfigError
+from flow_apps.registry import RunConfig
+
+# What a resumed run may be told. Where its steps depend on it, config.json says from when on.
+_FREE = (
+    "contraction.on_solver_failure",
+    "contraction.power_iterations",
+    "contraction.test_power_iterations",
+    "estimator.",
+    "images.data_root",
+    "images.test_",
+    "test_size",
+    "training.checkpoint_seconds",
+    "training.device",
+    "training.evaluate_every",
+    "training.figures_every",
+    "training.gradient_clip",
+    "training.iterations",
+    "training.log_every",
+    "training.optimizer.learning_rate",
+    "training.optimizer.schedule.",
+    "training.optimizer.weight_decay",
+    "training.threads",
+    "training.tracker",
+)
+
+
+def fingerprint(experiment: str, config: RunConfig) -> str:
+    """A text that differs between configs whose weights have nothing to do with each other."""
+    fixed = {key: value for key, value in flat(to_json(config)).items() if not _is_free(key)}
+    content = json.dumps([experiment, fixed], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def allowed_changes(
+    before: RunConfig, after: RunConfig, run: object
+) -> dict[str, tuple[object, object]]:
+    """What a resumed run is told anew, by dotted key.
+
+    Raises:
+        ConfigError: If it would no longer be the same run, or if a schedule that follows the length
+            of the run would change for the steps that are done.
+    """
+    changed = differences(before, after)
+    scheduled = any(o.schedule.follows_length for o in before.training.optimizers)
+    for key, (old, new) in changed.items():
+        moves = key == "training.iterations" and scheduled
+        if moves or not _is_free(key):
+            raise ConfigError(
+                f"{key} is {old} in {run} and cannot become {new} by --resume; start a new run"
+            )
+    return changed
+
+
+def _is_free(key: str) -> bool:
+    return any(key.startswith(free) for free in _FREE)

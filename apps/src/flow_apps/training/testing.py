@@ -1,0 +1,176 @@
+"""Evaluations, figures and the final test: all that looks at weights and changes none."""
+
+import math
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from flow_apps.errors import CheckpointError
+from flow_apps.training.checkpoint import load_checkpoint
+from flow_apps.training.distributed import Ranks
+from flow_apps.training.failure import require_finite_weights, solver_failures
+from flow_apps.training.metrics import AT_END
+from flow_apps.training.moving_average import tested_weights
+from flow_apps.training.parts import Parts
+from flow_apps.training.progress import AdvanceJob, Display
+from flow_apps.training.randomness import isolated
+from flow_apps.training.reporting import Reporter, last_tests, repair_and_say
+from flow_apps.training.run_folder import RunFolder
+from flow_apps.training.sharing import Workers, silent
+from flow_apps.training.state import TrainingState, load_model, require_state
+
+_FIGURE_SHARE = 0.1
+
+
+class Examiner:
+    """Tests the weights of a run.
+
+    Args:
+        parts: The experiment.
+        state: The weights, and the best value so far.
+        folder: Where results go.
+        ranks: This process among all; all of them test.
+        display: Where the user sees what is done.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        state: TrainingState,
+        folder: RunFolder,
+        ranks: Ranks,
+        display: Display,
+    ) -> None:
+        self.parts = parts
+        self.state = state
+        self.folder = folder
+        self.ranks = ranks
+        self.display = display
+        self._figure_seconds = 0.0
+        self._drawn_step = -1
+
+    def evaluate(self, reporter: Reporter, advance: AdvanceJob = silent) -> None:
+        """Log how good the weights are, and keep them if they are the best so far."""
+        results = self._evaluated(reporter, advance, {})
+        value = self._selected(results)
+        if value is not None and value < self.state.best:
+            self.state.best = value
+            self._save_best()
+
+    def evaluate_end(self, reporter: Reporter) -> None:
+        """Log how good the last weights are, where the rhythm of evaluations passed them over.
+
+        They count as the best only where there are no others: a run that is extended later goes on
+        as if it had not stopped here.
+        """
+        with self.display.jobs("evaluating") as advance:
+            results = self._evaluated(reporter, advance, {AT_END: True})
+        value = self._selected(results)
+        if value is not None and math.isfinite(value) and not math.isfinite(self.state.best):
+            self._save_best()
+
+    def draw(self, *, last: bool) -> None:
+        """Draw, unless pictures would take more than a tenth of the training time."""
+        allowed = _FIGURE_SHARE * self.state.clock.training_seconds()
+        figures, step = self.parts.figures, self.state.step
+        done = self._drawn_step == step
+        if figures is None or not self.ranks.is_first or done:
+            return
+        if self._figure_seconds > allowed and not last:
+            return
+        started = time.monotonic()
+        with self._testing("figures"):
+            figures.draw(self.folder.figures, step)
+        self._figure_seconds += time.monotonic() - started
+        self._drawn_step = step
+
+    def finish(self) -> None:
+        """Test the final and the best weights, and write the summary with what a run costs."""
+        with self._testing("test"), self.display.jobs("testing the final weights") as advance:
+            tested = self._tested(advance)
+            results: dict[str, object] = {**tested}
+            if self.ranks.is_first:
+                results |= self.parts.tests.audit()
+        results |= self._test_best(tested)
+        if self.ranks.is_first:
+            summary = results | last_tests(self.folder) | self._costs()
+            self.folder.write_summary(summary)
+
+    def _evaluated(
+        self, reporter: Reporter, advance: AdvanceJob, mark: Mapping[str, object]
+    ) -> dict[str, dict[str, float]]:
+        results: dict[str, dict[str, float]] = {}
+        with self._testing("evaluation"):
+            for split in self.parts.tests.splits:
+                workers = self._workers("evaluation", self.state.step, advance)
+                results[split] = self.parts.tests.evaluate(split, self.state.step, workers)
+        for split, values in results.items():
+            reporter.log(self.state.step, split, {**values, **mark})
+        return results
+
+    def _selected(self, results: Mapping[str, Mapping[str, float]]) -> float | None:
+        """The value by which weights are chosen."""
+        if self.parts.tests.selection is None:
+            return None
+        split, name = self.parts.tests.selection
+        return results[split][name]
+
+    def _save_best(self) -> None:
+        if self.ranks.is_first:
+            self.folder.checkpoints.save_best(self.state.state_dict())
+
+    @contextmanager
+    def _testing(self, activity: str) -> Generator[None, None, None]:
+        """Weights as they are tested, no gradients, random numbers of their own."""
+        step, loss = self.state.step, self.parts.loss
+        require_finite_weights(loss, step)
+        seeded = isolated(self.ranks.device, self.state.config.seed, activity, step)
+        tested = tested_weights(loss.model, self.parts.upkeep, self.state.average)
+        with torch.no_grad(), seeded, solver_failures(step, activity), tested:
+            yield
+
+    def _workers(self, activity: str, step: int | str, advance: AdvanceJob) -> Workers:
+        return Workers(self.ranks, (self.state.config.seed, activity, step), advance)
+
+    def _tested(self, advance: AdvanceJob) -> dict[str, object]:
+        """The final test of the present weights, after they were made to keep their promises."""
+        repaired = repair_and_say(self.parts.upkeep, self.display)
+        tested = self.parts.tests.test(final_workers(self.ranks, self.state.config.seed, advance))
+        return {**tested.summary(), "repaired": repaired}
+
+    def _test_best(self, last: Mapping[str, object]) -> dict[str, object]:
+        """The result of the weights that were best on validation, which may be the last."""
+        best = self.folder.checkpoints.best
+        if self.parts.tests.selection is None or not best.exists():
+            return {}
+        try:
+            state = load_checkpoint(best, self.ranks.device)
+            require_state(state, best, self.state.fingerprint)
+        except CheckpointError as error:
+            self.display.say(f"the best weights are not tested: {error}")
+            return {}
+        values = last
+        if state["step"] != self.state.step:
+            with self._testing("test"), self.display.jobs("testing the best weights") as advance:
+                load_model(self.parts.loss.model, state, best)
+                self.parts.upkeep.prepare_test()
+                values = self._tested(advance)
+        results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
+        return results | {"best_step": int(state["step"])}
+
+    def _costs(self) -> dict[str, object]:
+        clock = self.state.clock
+        return {
+            "steps": self.state.step,
+            "seconds_per_step": clock.seconds_per_step(),
+            "cpu_seconds_per_step": clock.cpu_seconds_per_step(),
+            "first_steps_seconds": clock.excess_of_first_steps(),
+            "parameters": sum(p.numel() for p in self.parts.loss.model.parameters()),
+        }
+
+
+def final_workers(ranks: Ranks, seed: int, advance: AdvanceJob = silent) -> Workers:
+    """What shares out a final test; its random numbers follow from the seed of the run alone."""
+    return Workers(ranks, (seed, "test"), advance)
