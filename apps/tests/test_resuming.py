@@ -15,8 +15,10 @@ import torch
 from flow_apps.config import TrainingConfig
 from flow_apps.errors import RunFolderError
 from flow_apps.training import RunFolder, load_checkpoint
+from flow_apps.training.compilation import private_cache
 from flow_apps.training.lock import LOCK_NAME, locked
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 Cli = Callable[..., Any]
 Child = Callable[..., int]
@@ -210,6 +212,7 @@ def test_a_link_to_nothing_is_named(cli: Cli, tmp_path: Path) -> None:
 _HOLDER = """
 import sys, time
 from pathlib import Path
+from flow_apps.training.compilation import private_cache
 from flow_apps.training.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -272,14 +275,24 @@ def killed(child: Child, arguments: tuple[object, ...], seconds: float) -> None:
     os.waitpid(process, 0)
 
 
+SLOW, COMPILED = pytest.mark.slow, pytest.mark.compile
+
+
 @pytest.mark.parametrize(
-    "kills", [4, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
+    ("kills", "compiled"),
+    [
+        (4, "false"),
+        pytest.param(3, "true", marks=COMPILED),
+        pytest.param(20, "false", marks=SLOW),
+        pytest.param(20, "true", marks=[SLOW, COMPILED]),
+    ],
 )
 def test_a_run_that_is_killed_again_and_again_is_the_same_run(
-    cli: Cli, in_child: Child, tmp_path: Path, kills: int
+    cli: Cli, in_child: Child, tmp_path: Path, kills: int, compiled: str
 ) -> None:
     settings = ("--set", "evaluate_every=7", "--set", "checkpoint_seconds=0.001", "--log-every", 3)
-    options = (*TOY, *settings, "--iterations", 10 * kills + 3)
+    code = ("--set", f"compile={compiled}")
+    options = (*TOY, *settings, *code, "--iterations", 10 * kills + 3)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.monotonic()
     assert cli("toy2d", *options, "--out", whole).exit_code == 0
@@ -297,3 +310,29 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
 
 def test_defaults_of_a_config_need_no_length() -> None:
     assert not TrainingConfig().optimizer.schedule.follows_length
+
+
+def test_compiled_code_is_kept_apart_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    for common in (None, default_cache_dir()):
+        with monkeypatch.context() as patch:
+            if common is None:
+                patch.delenv(name, raising=False)
+            else:
+                patch.setenv(name, common)
+            with private_cache(tmp_path, 0):
+                place = Path(os.environ[name])
+                assert place.parent == tmp_path
+                place.mkdir()
+                (place / "code").write_text("killed")
+            assert not place.exists()
+            assert os.environ.get(name) == common
+    place.mkdir()  # what a killed run leaves
+    (place / "old").write_text("")
+    with private_cache(tmp_path, 0):
+        assert not (place / "old").exists()
+    monkeypatch.setenv(name, str(tmp_path / "chosen"))
+    with private_cache(tmp_path, 0):
+        assert os.environ[name] == str(tmp_path / "chosen")
