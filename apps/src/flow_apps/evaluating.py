@@ -11,9 +11,9 @@ from flow_data import DataError
 from torch import Tensor
 
 from flow_apps.config import apply_overrides
+from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
 from flow_apps.loading import Choice, LoadedRun, load_run
-from flow_apps.registry import RunConfig
 from flow_apps.training import Display, Parts, Ranks, Tested, final_workers, ranks
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_atomic, write_json

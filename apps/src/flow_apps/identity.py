@@ -4,8 +4,8 @@ import hashlib
 import json
 
 from flow_apps.config import differences, flat, to_json
+from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
-from flow_apps.registry import RunConfig
 
 # What a resumed run may be told. Where its steps depend on it, config.json says from when on.
 _FREE = (

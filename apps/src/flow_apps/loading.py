@@ -9,10 +9,11 @@ from flow_core.distributions import Flow
 from torch import nn
 
 from flow_apps.config import from_json
+from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
 from flow_apps.experiments import find_experiment
 from flow_apps.identity import fingerprint
-from flow_apps.registry import Experiment, RunConfig
+from flow_apps.registry import Experiment
 from flow_apps.training import (
     Builders,
     Display,

@@ -3,26 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, cast
 
-from flow_apps.config import TrainingConfig, suggestion
+from flow_apps.config import suggestion
+from flow_apps.config.run import ConfigOfRun
 from flow_apps.errors import ConfigError
 
 if TYPE_CHECKING:
     from flow_apps.training import Builders
-
-
-@runtime_checkable
-class RunConfig(Protocol):
-    """A frozen dataclass, the config of an experiment."""
-
-    @property
-    def training(self) -> TrainingConfig:
-        """Length, optimizers and reporting of the run."""
-        ...
-
-
-ConfigOfRun = TypeVar("ConfigOfRun", bound=RunConfig)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from flow_apps.config import apply_overrides, from_json
+from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
 from flow_apps.identity import allowed_changes
-from flow_apps.registry import Experiment, Preset, RunConfig
+from flow_apps.registry import Experiment, Preset
 from flow_apps.run_description import read_description
 
 Changes = Mapping[str, tuple[object, object]]

@@ -5,10 +5,10 @@ from contextlib import ExitStack
 import torch
 
 from flow_apps.config import to_json
+from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError, RunFolderError
 from flow_apps.figures.learning import draw_learning_curve
 from flow_apps.identity import fingerprint
-from flow_apps.registry import RunConfig
 from flow_apps.requests import Request
 from flow_apps.training import Display, Engine, Ranks, RunFolder, ranks, resume
 from flow_apps.training.compilation import compiled_sizes, private_cache

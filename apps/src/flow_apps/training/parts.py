@@ -16,7 +16,7 @@ from flow_data import Share
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from flow_apps.registry import ConfigOfRun
+from flow_apps.config.run import ConfigOfRun
 from flow_apps.training.sharing import Workers
 
 Scalars = dict[str, Tensor]
