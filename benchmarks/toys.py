@@ -117,7 +117,11 @@ class Trainer:
         self.config = config
         self.compiled = compiled and has_compiler()
         sizes = frozenset([config.training.batch_size] if self.compiled else [])
-        self.parts = BUILDERS.parts(config, BUILDERS.model(config), sizes)
+        model = BUILDERS.model(config)
+        self.parts, self.upkeep = (
+            BUILDERS.parts(config, model, sizes),
+            BUILDERS.upkeep(config, model),
+        )
         (assigned,) = make_optimizers(self.parts.loss, config.training.optimizers)
         self.optimizer = assigned.optimizer
         self.watch = Stopwatch()
@@ -150,10 +154,10 @@ class Trainer:
         with self.watch.part(BACKWARD):
             torch.autograd.backward(loss)
         with self.watch.part("optimizer"):
-            self.parts.upkeep.before_optimizer_step(number)
+            self.upkeep.before_optimizer_step(number)
             self.optimizer.step()
         with self.watch.part("lipschitz"):
-            self.parts.upkeep.after_optimizer_step(number)
+            self.upkeep.after_optimizer_step(number)
 
     def row(self, yardstick: float) -> Row:
         """Milliseconds per step, its ratio to the yardstick, parts, evaluations."""

@@ -117,9 +117,14 @@ def regression(config: TrainingConfig) -> Parts:
         data=Noisy(config),
         loss=SquaredError(net),
         tests=LineTests(net),
-        upkeep=Counting(net),
         figures=Picture(),
     )
+
+
+def assembled(config: TrainingConfig, folder: RunFolder, ranks: Ranks) -> Engine:
+    """An engine for the regression problem."""
+    parts = regression(config)
+    return Engine(parts, config, folder, ranks, upkeep=Counting(parts.loss.model))
 
 
 class MakeEngine(Protocol):
@@ -141,12 +146,12 @@ def make_engine() -> MakeEngine:
         config = TrainingConfig(**(defaults | changes))
         ranks = Ranks(0, 1, torch.device("cpu"))
         if folder.exists():
-            engine = Engine(regression(config), config, RunFolder.open(folder), ranks)
+            engine = assembled(config, RunFolder.open(folder), ranks)
             resume(engine)
             return engine
         description = {"experiment": "regression", "config": to_json(config)}
         run = RunFolder.create(folder, description, ["test"])
-        return Engine(regression(config), config, run, ranks)
+        return assembled(config, run, ranks)
 
     return make
 

@@ -186,11 +186,11 @@ def test_no_such_run(cli: Cli, tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("toy2d", "--seed", "3"), ("seed", "cannot become 3", "start a new run")),
-        (("toy2d", "--batch-size", "40"), ("batch_size", "cannot become 40", "start a new run")),
-        (("toy2d", "--set", "blocks=2"), ("blocks", "cannot become 2", "start a new run")),
-        (("toy2d", "--set", "density=rings"), ("density", "start a new run")),
-        (("toy2d", "--set", "training.optimizer.name=sgd"), ("optimizer.name", "start a new run")),
+        (("toy2d", "--seed", "3"), ("seed", "cannot become 3", "another run")),
+        (("toy2d", "--batch-size", "40"), ("batch_size", "cannot become 40", "another run")),
+        (("toy2d", "--set", "blocks=2"), ("blocks", "cannot become 2", "another run")),
+        (("toy2d", "--set", "density=rings"), ("density", "another run")),
+        (("toy2d", "--set", "training.optimizer.name=sgd"), ("optimizer.name", "another run")),
         (("toy2d", "rings-monotone"), ("2spirals-monotone, not of rings-monotone",)),
         (("fit1d",), ("a run of toy2d",)),
     ],

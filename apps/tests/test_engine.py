@@ -227,14 +227,14 @@ def test_a_signal_saves_and_stops(
 ) -> None:
     before = signal.getsignal(number)
     engine = make_engine(tmp_path / "run")
-    original = engine.parts.upkeep.after_optimizer_step
+    original = engine.upkeep.after_optimizer_step
 
     def interrupted(step: int) -> None:
         original(step)
         if step == 12:
             os.kill(os.getpid(), number)
 
-    engine.parts.upkeep.after_optimizer_step = interrupted  # type: ignore[method-assign] # the test interrupts here
+    engine.upkeep.after_optimizer_step = interrupted  # type: ignore[method-assign] # the test interrupts here
     assert not engine.run()
     assert signal.getsignal(number) is before
     assert not engine.folder.finished
@@ -334,7 +334,7 @@ def test_what_had_to_be_repaired_for_the_test_is_told_and_put_back(
             parameter.data.zero_()
         return {"net": 1.25}
 
-    engine.parts.upkeep.repair = repair  # type: ignore[method-assign] # stands for a lost bound
+    engine.upkeep.repair = repair  # type: ignore[method-assign] # stands for a lost bound
     assert engine.run()
     assert "bound of net was 1.2500" in capsys.readouterr().err
     summary = json.loads(engine.folder.summary_path.read_text())

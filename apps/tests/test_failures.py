@@ -32,7 +32,7 @@ def test_bad_weights_are_reported_by_name(make_engine: Make, tmp_path: Path) -> 
         if step == 4:
             engine.parts.loss.model.get_parameter("3.bias").data.fill_(float("nan"))
 
-    engine.parts.upkeep.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
+    engine.upkeep.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
     with pytest.raises(TrainingFailure, match=r"step 5: .*parameter model\.3\.bias"):
         engine.run()
 
@@ -43,7 +43,7 @@ def test_an_overflowing_layer_is_reported_by_name(make_engine: Make, tmp_path: P
     def overflow(step: int) -> None:
         engine.parts.loss.model.get_parameter("3.weight").data.fill_(3e38)
 
-    engine.parts.upkeep.after_optimizer_step = overflow  # type: ignore[method-assign] # breaks the weights
+    engine.upkeep.after_optimizer_step = overflow  # type: ignore[method-assign] # breaks the weights
     with pytest.raises(TrainingFailure, match=r"step 2: .*layer model\.3 .*samples \["):
         engine.run()
 
@@ -55,7 +55,7 @@ def test_weights_that_are_not_numbers_are_never_saved(make_engine: Make, tmp_pat
         if step == 4:
             engine.parts.loss.model.get_parameter("3.bias").data.fill_(float("nan"))
 
-    engine.parts.upkeep.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
+    engine.upkeep.after_optimizer_step = poison  # type: ignore[method-assign] # breaks the weights
     with pytest.raises(TrainingFailure, match="parameter model"):
         engine.run()
     assert newest(engine.folder)["step"] == 0
@@ -74,7 +74,7 @@ def test_a_full_disk_while_training_keeps_the_last_checkpoint(
 
             monkeypatch.setattr("os.fsync", refuse)
 
-    engine.parts.upkeep.after_optimizer_step = fill  # type: ignore[method-assign] # the disk fills here
+    engine.upkeep.after_optimizer_step = fill  # type: ignore[method-assign] # the disk fills here
     with pytest.raises(OSError, match="No space left") as raised:
         engine.run()
     monkeypatch.undo()

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from flow_apps.errors import AppError, CheckpointError, ConfigError
-from flow_apps.experiments import EXPERIMENTS
 from flow_apps.loading import load_run
 from flow_apps.parts.image_sets import load_images
 from flow_apps.training import load_checkpoint, save_checkpoint
@@ -44,7 +43,7 @@ def npz(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=sorted(EXPERIMENTS))
+@pytest.fixture(params=sorted(SMALL))
 def run(request: pytest.FixtureRequest, cli: Cli, tmp_path: Path) -> Path:
     """A small finished run of every experiment whose data are gone."""
     name, data, out = str(request.param), npz(tmp_path / "data"), tmp_path / "run"

@@ -22,6 +22,8 @@ from flow_core.models.config import Block
 from flow_data import TARGETS, TOY_DENSITIES
 from flow_logdet import PUBLISHED
 
+ALL = tuple(preset.name for _, preset in all_presets())
+
 
 def output_of(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What a fresh interpreter prints."""
@@ -87,7 +89,7 @@ def test_the_layers_of_a_glow_are_the_fields_of_its_flow() -> None:
         assert get_args(kind) == get_args(theirs[name][1]), name
 
 
-@pytest.mark.parametrize("name", [preset.name for _, preset in all_presets()])
+@pytest.mark.parametrize("name", ALL)
 def test_every_field_is_described(name: str) -> None:
     _, preset = find_preset(name)
     lines = list(describe(preset.config))
@@ -119,9 +121,18 @@ def test_lists_fit_a_narrow_terminal(cli: Any) -> None:
         assert experiment.summary in result.output
 
 
-def test_presets_are_told_as_json_with_their_parameters(cli: Any) -> None:
+FEW = ("2spirals-monotone", "d-monotone", "digits-monotone", "small-self-normalizing-mnist")
+
+
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_presets_are_told_as_json_with_their_parameters(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("flow_apps.counting.all_presets", lambda: map(find_preset, names))
     told = {entry["name"]: entry for entry in json.loads(cli("presets", "--json").output)}
-    assert told.keys() == {preset.name for _, preset in all_presets()}
+    assert told.keys() == set(names)
     toy = told["2spirals-monotone"]
     assert toy["experiment"] == "toy2d"
     assert toy["published"].startswith("python train_toy.py --data 2spirals")

@@ -93,7 +93,8 @@ def test_a_process_that_is_not_first_is_silent(capsys: pytest.CaptureFixture[str
     with display.phase("nothing"), display.jobs("nothing") as advance:
         advance("test", 1, 2)
     with display.steps(3, 0) as step:
-        step(3, "nothing")
+        step.step(3, "nothing")
+        step.job("nothing", 1, 2)
     assert capsys.readouterr() == ("", "")
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from flow_apps.experiments import EXPERIMENTS, all_presets, find_preset
-from flow_apps.experiments.fit1d.build import build_parts
+from flow_apps.experiments.fit1d.build import build_parts, build_upkeep
 from flow_apps.experiments.fit1d.config import Fit1dConfig
 from flow_apps.experiments.fit1d.model import build_flow
 from flow_apps.experiments.glow.config import GlowConfig
@@ -41,13 +41,14 @@ def test_flags_of_the_published_command_are_in_the_config(name: str) -> None:
 def test_concatenations_of_1d_fits_learn_from_the_first_step() -> None:
     config = find_preset("d-monotone")[1].config
     assert isinstance(config, Fit1dConfig)
-    parts = build_parts(config, build_flow(config), frozenset())
+    flow = build_flow(config)
+    parts = build_parts(config, flow, frozenset())
     x = torch.linspace(-2, 2, 50)[:, None]
     batch = Batch(x, x.sin())
     parts.loss.initialize(batch)
     loss, _ = parts.loss(batch)
     torch.autograd.backward(loss)
-    parts.upkeep.before_optimizer_step(1)
+    build_upkeep(config, flow).before_optimizer_step(1)
     gradients = [p.grad for n, p in parts.loss.named_parameters() if n.endswith("concat")]
     assert len(gradients) == 2
     assert all(g is not None and bool(g.any()) for g in gradients)

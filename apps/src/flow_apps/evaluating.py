@@ -22,13 +22,15 @@ from flow_apps.training.randomness import isolated
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found, on the first process; nothing on the others.
+    """What was found; diagnostics on the first process only.
 
     Attributes:
+        first: Whether this is the process that talks.
         results: Figures by name.
         diagnostics: Round trips and log-determinants, where the model inverts.
     """
 
+    first: bool
     results: dict[str, object]
     diagnostics: Diagnostics | None
 
@@ -100,7 +102,7 @@ def _written(
         _write_array(folder / f"{tested.name}.npy", tested.values)
         told = {} if diagnostics is None else {"diagnostics": diagnostics.to_dict()}
         write_json(folder / "evaluation.json", results | told)
-    return Evaluation(results, diagnostics)
+    return Evaluation(here.is_first, results, diagnostics)
 
 
 def _write_array(path: Path, values: Tensor) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 
-from flow_apps.config import differences, flat, to_json
+from flow_apps.config import differences, flat
 from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
 
@@ -31,9 +32,14 @@ _FREE = (
 )
 
 
-def fingerprint(experiment: str, config: RunConfig) -> str:
-    """A text that differs between configs whose weights have nothing to do with each other."""
-    fixed = {key: value for key, value in flat(to_json(config)).items() if not _is_free(key)}
+def fingerprint(experiment: str, stored: Mapping[str, object]) -> str:
+    """A text that differs between configs whose weights have nothing to do with each other.
+
+    Args:
+        experiment: Its name.
+        stored: The config as config.json has it: a field that the program got later is not in it.
+    """
+    fixed = {key: value for key, value in flat(stored).items() if not _is_free(key)}
     content = json.dumps([experiment, fixed], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -50,11 +56,14 @@ def allowed_changes(
     changed = differences(before, after)
     scheduled = any(o.schedule.follows_length for o in before.training.optimizers)
     for key, (old, new) in changed.items():
-        moves = key == "training.iterations" and scheduled
-        if moves or not _is_free(key):
+        refused = f"{key} is {old} in {run} and cannot become {new} by --resume"
+        if key == "training.iterations" and scheduled:
             raise ConfigError(
-                f"{key} is {old} in {run} and cannot become {new} by --resume; start a new run"
+                f"{refused}: its learning rate follows the length of the run, so that steps that "
+                "are done would have been others; start a new run"
             )
+        if not _is_free(key):
+            raise ConfigError(f"{refused}: it would be another run; start a new one")
     return changed
 
 

@@ -88,7 +88,7 @@ def load_run(path: Path, *, checkpoint: Choice = "last", device: str = "cpu") ->
     best = checkpoint == "best" and checkpoints.best.exists()
     source = checkpoints.best if best else checkpoints.newest()
     state = load_checkpoint(source, place)
-    require_state(state, source, fingerprint(experiment.name, config))
+    require_state(state, source, fingerprint(experiment.name, description["config"]))
     builders = experiment.load()
     model = builders.model(config).to(place)
     load_model(model, state, source)

@@ -104,12 +104,15 @@ def all_presets() -> Iterator[tuple[Experiment[Any], Preset[Any]]]:
 
 
 def find_preset(name: str) -> tuple[Experiment[Any], Preset[Any]]:
-    """The preset of that name, whatever it belongs to.
+    """The preset of that name, whatever it belongs to, or the default one of an experiment.
 
     Raises:
         ConfigError: If there is none; similar names are suggested.
     """
     known = {preset.name: (experiment, preset) for experiment, preset in all_presets()}
+    known |= {
+        experiment.name: (experiment, experiment.presets[0]) for experiment in EXPERIMENTS.values()
+    }
     if name not in known:
         hint = suggestion(name, list(known)) or "; `presets` lists them"
         raise ConfigError(f"unknown preset {name!r}{hint}")

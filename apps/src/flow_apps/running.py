@@ -44,14 +44,22 @@ def train(request: Request) -> bool:
         with ExitStack() as stack:
             folder = _folder(request, config, here, stack)
             display.say(f"run folder: {folder.path}")
-            identity = fingerprint(request.experiment.name, config)
+            identity = fingerprint(request.experiment.name, folder.description()["config"])
             if sizes:
                 stack.enter_context(private_cache(folder.path, here.rank))
-            engine = Engine(parts, training, folder, here, fingerprint=identity, display=display)
-            return _run(request, config, engine)
+            engine = Engine(
+                parts,
+                training,
+                folder,
+                here,
+                upkeep=builders.upkeep(config, model),
+                fingerprint=identity,
+                display=display,
+            )
+            return _run(request, engine)
 
 
-def _run(request: Request, config: RunConfig, engine: Engine) -> bool:
+def _run(request: Request, engine: Engine) -> bool:
     folder, here, say = engine.folder, engine.ranks, engine.display.say
     if request.resume:
         newest = max(folder.checkpoints.steps(), default=0)
@@ -63,7 +71,7 @@ def _run(request: Request, config: RunConfig, engine: Engine) -> bool:
         resume(engine)
         if here.is_first:
             step = engine.state.step
-            folder.record_changes(step, to_json(config), request.changes, request.command)
+            folder.record_changes(step, request.changes, request.command)
     finished = engine.run()
     if here.is_first:
         draw_learning_curve(folder.metrics_path, folder.figures / "learning_curve.png")

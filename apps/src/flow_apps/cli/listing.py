@@ -15,7 +15,9 @@ from flow_apps.experiments import EXPERIMENTS, find_preset
 AsJson = Annotated[
     bool, typer.Option("--json", help="As JSON, with published commands and parameters counted.")
 ]
-PresetName = Annotated[str, typer.Argument(help="A name from the command `presets`.")]
+PresetName = Annotated[
+    str, typer.Argument(help="A name from `presets`, or a command for its default.")
+]
 
 
 def add_listing(app: typer.Typer) -> None:

@@ -21,13 +21,15 @@ def evaluate(
     device: Device = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Test a trained run: likelihood with standard error, every sample's, diagnostics."""
+    """Test a trained run: its figure of merit with standard error, every sample's, diagnostics."""
     with shown_to_people():
         from flow_apps import evaluating  # noqa: PLC0415 (imports torch)
 
         found = evaluating.evaluate(
             run_folder, checkpoint=checkpoint.value, device=device or "cpu", data_root=data_root
         )
+    if not found.first:
+        return
     for name, value in found.results.items():
         typer.echo(f"{name}: {value}")
     if found.diagnostics is not None:

@@ -1,5 +1,6 @@
 """The command of every experiment."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,9 +76,19 @@ def _add(app: typer.Typer, experiment: Experiment[Any]) -> None:
             "test_draws": test_draws,
         }
         given = {key: value for key, value in changes.items() if value is not None}
+        _require_options(experiment, given)
         _train(experiment, preset, out, given, assignments or [], resume=resume)
 
     app.command(experiment.name, help=_help(experiment))(command)
+
+
+def _require_options(experiment: Experiment[Any], given: dict[str, object]) -> None:
+    """Refuse options that are for other experiments."""
+    keys = [line.key for line in describe(experiment.presets[0].config)]
+    for name in given:
+        if not any(key == name or key.endswith(f".{name}") for key in keys):
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"{experiment.name} has no {name}", param_hint=f"--{option}")
 
 
 def _help(experiment: Experiment[Any]) -> str:
@@ -107,7 +118,8 @@ def _train(
 
         make = resume_request if resume else new_request
         request = make(experiment, preset, overrides, out, command)
-        typer.echo(f"{experiment.name} {request.preset.name}: importing torch", err=True)
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(f"{experiment.name} {request.preset.name}: importing torch", err=True)
         from flow_apps.running import train  # noqa: PLC0415 (imports torch)
 
         finished = train(request)

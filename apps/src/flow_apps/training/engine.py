@@ -13,8 +13,8 @@ from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import require_finite_weights, solver_failures
 from flow_apps.training.interruption import StopRequest, stop_on_signals
 from flow_apps.training.metrics import open_loggers
-from flow_apps.training.parts import Parts
-from flow_apps.training.progress import Advance, Display
+from flow_apps.training.parts import Parts, Upkeep
+from flow_apps.training.progress import Display, StepProgress, Unseen
 from flow_apps.training.randomness import isolated, seed_step
 from flow_apps.training.reporting import Reporter
 from flow_apps.training.run_folder import RunFolder
@@ -34,6 +34,7 @@ class Engine:
         config: Length, optimizers and reporting.
         folder: A folder that `RunFolder` has prepared.
         ranks: This process among all.
+        upkeep: What keeps the promises of the model.
         fingerprint: Of the config of the whole experiment, kept in checkpoints.
         display: Where the user sees what is done.
     """
@@ -45,6 +46,7 @@ class Engine:
         folder: RunFolder,
         ranks: Ranks,
         *,
+        upkeep: Upkeep | None = None,
         fingerprint: str = "",
         display: Display | None = None,
     ) -> None:
@@ -55,7 +57,15 @@ class Engine:
         self.display = Display(visible=ranks.is_first) if display is None else display
         loss = parts.loss.to(ranks.device)
         self.state = TrainingState(loss, config, ranks.device, fingerprint)
-        self.examiner = Examiner(parts, self.state, folder, ranks, self.display)
+        self.upkeep = Upkeep() if upkeep is None else upkeep
+        self.examiner = Examiner(
+            parts,
+            self.upkeep,
+            state=self.state,
+            folder=folder,
+            ranks=ranks,
+            display=self.display,
+        )
         self._saved_step, self._saved_time = -1, time.monotonic()
 
     def run(self) -> bool:
@@ -114,13 +124,20 @@ class Engine:
     def _train(self, reporter: Reporter, stop: StopRequest) -> None:
         if self._last:
             return
-        stepper = Stepper(self.parts, self._module(), self.state, self.ranks, stop)
+        stepper = Stepper(
+            self.parts,
+            self.upkeep,
+            module=self._module(),
+            state=self.state,
+            ranks=self.ranks,
+            stop=stop,
+        )
         clock = self.state.clock
         clock.start()
         self._first_step(stepper, reporter)
-        with self.display.steps(self.config.iterations, self.state.step) as advance:
+        with self.display.steps(self.config.iterations, self.state.step) as progress:
             while not self._last and not stepper.stopping:
-                self._step(stepper, reporter, advance)
+                self._step(stepper, reporter, progress)
         clock.stop()
 
     def _first_step(self, stepper: Stepper, reporter: Reporter) -> None:
@@ -128,11 +145,11 @@ class Engine:
         started = time.monotonic()
         compiling = "compiling and " if self.config.compile else ""
         with self.display.phase(f"{compiling}taking the first step"):
-            self._step(stepper, reporter, lambda _step, _text: None)
+            self._step(stepper, reporter, Unseen())
         seconds = time.monotonic() - started
         self.display.say(f"training from step {self.state.step}, the first took {seconds:.1f} s")
 
-    def _step(self, stepper: Stepper, reporter: Reporter, advance: Advance) -> None:
+    def _step(self, stepper: Stepper, reporter: Reporter, progress: StepProgress) -> None:
         step = self.state.step + 1
         seed_step(self.config.seed, step, self.ranks.rank, self.ranks.device)
         logged = step % self.config.log_every == 0
@@ -140,10 +157,10 @@ class Engine:
         self.state.step = step
         self.state.clock.count_step()
         if logged:
-            advance(step, reporter.step(step, result))
+            progress.step(step, reporter.step(step, result))
         if self._something_due():
             with self.state.clock.paused():
-                self._between_steps(reporter)
+                self._between_steps(reporter, progress)
 
     @property
     def _last(self) -> bool:
@@ -159,9 +176,9 @@ class Engine:
         due = self._due(self.config.evaluate_every) or self._due(self.config.figures_every)
         return due or self._checkpoint_due()
 
-    def _between_steps(self, reporter: Reporter) -> None:
+    def _between_steps(self, reporter: Reporter, progress: StepProgress) -> None:
         if self._due(self.config.evaluate_every):
-            self.examiner.evaluate(reporter)
+            self.examiner.evaluate(reporter, progress.job)
         if self._due(self.config.figures_every):
             self.examiner.draw(last=self._last)
         if self._checkpoint_due():

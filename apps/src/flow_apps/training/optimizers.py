@@ -73,8 +73,10 @@ def _owners(module: nn.Module, configs: Sequence[OptimizerConfig]) -> dict[str, 
         for pattern in config.parameters:
             found = [name for name in owners if fnmatchcase(name, pattern)]
             if not found:
-                hint = suggestion(pattern.strip("*"), list(owners))
-                raise ConfigError(f"parameters: no parameter is named {pattern!r}{hint}")
+                example = next(iter(owners), "none")
+                raise ConfigError(
+                    f"parameters: no parameter is named {pattern!r}; the first is {example}"
+                )
             for name in found:
                 if owners[name] not in (0, number):
                     raise ConfigError(f"parameters: {name} would belong to two optimizers")

@@ -6,7 +6,7 @@ too and writes those that are its own. The engine sees these types and nothing e
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -181,14 +181,12 @@ class Parts:
         data: Where batches come from.
         loss: The model and what it is trained on.
         tests: How good it is.
-        upkeep: What keeps its promises.
         figures: Pictures, or None.
     """
 
     data: Data
     loss: Loss
     tests: Tests
-    upkeep: Upkeep = field(default_factory=Upkeep)
     figures: Figures | None = None
 
 
@@ -209,7 +207,8 @@ class Builders(Generic[ConfigOfRun, Model]):
         parts: Loads the data and puts the parts together around the model, which is on its device.
             The last argument are batch sizes for which training may use torch.compile; where there
             are none, it must not.
-        upkeep: Makes what keeps the promises of the model; nothing where it has none to keep.
+        upkeep: Makes what keeps the promises of the model, in training and after loading; nothing
+            where it has none to keep.
         resolve: Fills in what only the data can tell, so that the model needs the config alone.
         draw_samples: Draws a picture of samples; None where there is nothing to sample.
     """

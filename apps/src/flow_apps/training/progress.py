@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -13,15 +14,29 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
-Advance = Callable[[int, str], None]
 AdvanceJob = Callable[[str, int, int], None]
+"""Takes what is done, how many of it are, and of how many."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 5.0, 60.0, 1.3
+
+
+@runtime_checkable
+class StepProgress(Protocol):
+    """Where a training loop tells how far it is."""
+
+    def step(self, step: int, text: str) -> None:
+        """A step is done; the text says what came of it."""
+        ...
+
+    def job(self, what: str, done: int, total: int) -> None:
+        """A part of an evaluation between the steps is done."""
+        ...
 
 
 class Rhythm:
@@ -76,8 +91,8 @@ class Display:
             yield
 
     @contextmanager
-    def steps(self, total: int, start: int) -> Generator[Advance, None, None]:
-        """Yield a function that takes the step and a short text about it.
+    def steps(self, total: int, start: int) -> Generator[StepProgress, None, None]:
+        """Yield what takes the steps and what is between them.
 
         Args:
             total: Steps of the run.
@@ -90,9 +105,7 @@ class Display:
         status = TextColumn("{task.description}")
         with Progress(status, *columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("training", total=total, completed=start)
-            yield lambda step, text: bar.update(
-                task, completed=step, description=f"training  {text}"
-            )
+            yield _StepBar(bar, task)
 
     @contextmanager
     def jobs(self, activity: str) -> Generator[AdvanceJob, None, None]:
@@ -110,6 +123,31 @@ class Display:
             )
 
 
+class Unseen:
+    """Shows nothing."""
+
+    def step(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def job(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+
+class _StepBar:
+    """A bar on a terminal."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def step(self, step: int, text: str) -> None:
+        """Move on."""
+        self._bar.update(self._task, completed=step, description=f"training  {text}")
+
+    def job(self, what: str, done: int, total: int) -> None:
+        """Tell why it does not move."""
+        self._bar.update(self._task, description=f"evaluating  {what} {done}/{total}")
+
+
 class _StepLines:
     """Step, loss, rate and time left, for a file."""
 
@@ -118,7 +156,7 @@ class _StepLines:
         self._rhythm = Rhythm()
         self._since = (start, time.monotonic())
 
-    def __call__(self, step: int, text: str) -> None:
+    def step(self, step: int, text: str) -> None:
         """Show a line if one is due; the last step always has one."""
         if not (self._rhythm.due() or step == self._total):
             return
@@ -127,6 +165,11 @@ class _StepLines:
         rate = (step - last) / max(now - then, 1e-9)
         left = timedelta(seconds=round((self._total - step) / max(rate, 1e-9)))
         self._display.say(f"step {step}/{self._total}  {text}  {_rate(rate)}  {left} left")
+
+    def job(self, what: str, done: int, total: int) -> None:
+        """Show a line if one is due."""
+        if self._rhythm.due():
+            self._display.say(f"evaluating: {what} {done}/{total}")
 
 
 class _JobLines:

@@ -106,7 +106,6 @@ class RunFolder:
     def record_changes(
         self,
         step: int,
-        config: Mapping[str, object],
         changed: Mapping[str, tuple[object, object]],
         command: Sequence[str],
     ) -> None:
@@ -114,17 +113,21 @@ class RunFolder:
 
         Args:
             step: Steps after this one follow the new config.
-            config: The new config.
-            changed: Old and new values by key.
+            changed: Old and new values by dotted key.
             command: The command line.
         """
         description = self.description()
-        description["config"] = dict(config)
+        for key, (_, new) in changed.items():
+            *parents, name = key.split(".")
+            place = description["config"]
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[name] = new
         if changed:
             told = {key: list(values) for key, values in changed.items()}
             entry = {"after_step": step, "changed": told, "command": list(command)}
             description["changes"] = [*description.get("changes", []), entry]
-        self.describe(description, description["command"])
+        self.describe(description, description.get("command", []))
 
     @property
     def finished(self) -> bool:

@@ -18,7 +18,7 @@ from flow_apps.training.failure import (
 )
 from flow_apps.training.interruption import StopRequest
 from flow_apps.training.optimizers import AssignedOptimizer
-from flow_apps.training.parts import Batch, Parts, Scalars
+from flow_apps.training.parts import Batch, Parts, Scalars, Upkeep
 from flow_apps.training.reporting import StepResult
 from flow_apps.training.state import TrainingState
 
@@ -42,6 +42,7 @@ class Stepper:
 
     Args:
         parts: The experiment.
+        upkeep: What keeps the promises of its model.
         module: Its loss, as it is called: itself, or DDP around it.
         state: What a step changes.
         ranks: This process among all.
@@ -51,12 +52,15 @@ class Stepper:
     def __init__(
         self,
         parts: Parts,
+        upkeep: Upkeep,
+        *,
         module: nn.Module,
         state: TrainingState,
         ranks: Ranks,
         stop: StopRequest,
     ) -> None:
         self.parts = parts
+        self.upkeep = upkeep
         self.module = module
         self.state = state
         self.ranks = ranks
@@ -96,7 +100,7 @@ class Stepper:
         self.parts.loss.zero_grad(set_to_none=True)
         loss, scalars, report = self._forward(batch, turn, step, logged=logged)
         self._backward(loss, report, step)
-        self.parts.upkeep.before_optimizer_step(step)
+        self.upkeep.before_optimizer_step(step)
         scalars |= {"loss": loss.detach()} | self._clip(turn, logged=logged)
         for assigned in turn.optimizers:
             assigned.optimizer.step()
@@ -107,7 +111,7 @@ class Stepper:
     def _restore(self, step: int) -> None:
         """What must hold for the new weights."""
         try:
-            self.parts.upkeep.after_optimizer_step(step)
+            self.upkeep.after_optimizer_step(step)
         except ValueError as error:
             require_finite_weights(self.parts.loss, step)
             raise diverged(step, error) from error

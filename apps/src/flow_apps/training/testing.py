@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import torch
 
-from flow_apps.errors import CheckpointError
+from flow_apps.errors import CheckpointError, ConfigError
 from flow_apps.training.checkpoint import load_checkpoint
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import require_finite_weights, solver_failures
 from flow_apps.training.metrics import AT_END
 from flow_apps.training.moving_average import tested_weights
-from flow_apps.training.parts import Parts
+from flow_apps.training.parts import Parts, Upkeep
 from flow_apps.training.progress import AdvanceJob, Display
 from flow_apps.training.randomness import isolated
 from flow_apps.training.reporting import Reporter, last_tests, repair_and_say
@@ -29,6 +29,7 @@ class Examiner:
 
     Args:
         parts: The experiment.
+        upkeep: What keeps the promises of its model.
         state: The weights, and the best value so far.
         folder: Where results go.
         ranks: This process among all; all of them test.
@@ -38,12 +39,15 @@ class Examiner:
     def __init__(
         self,
         parts: Parts,
+        upkeep: Upkeep,
+        *,
         state: TrainingState,
         folder: RunFolder,
         ranks: Ranks,
         display: Display,
     ) -> None:
         self.parts = parts
+        self.upkeep = upkeep
         self.state = state
         self.folder = folder
         self.ranks = ranks
@@ -51,7 +55,7 @@ class Examiner:
         self._figure_seconds = 0.0
         self._drawn_step = -1
 
-    def evaluate(self, reporter: Reporter, advance: AdvanceJob = silent) -> None:
+    def evaluate(self, reporter: Reporter, advance: AdvanceJob) -> None:
         """Log how good the weights are, and keep them if they are the best so far."""
         results = self._evaluated(reporter, advance, {})
         value = self._selected(results)
@@ -105,7 +109,8 @@ class Examiner:
         with self._testing("evaluation"):
             for split in self.parts.tests.splits:
                 workers = self._workers("evaluation", self.state.step, advance)
-                results[split] = self.parts.tests.evaluate(split, self.state.step, workers)
+                found = self.parts.tests.evaluate(split, self.state.step, workers)
+                results[split] = {name: float(value) for name, value in found.items()}
         for split, values in results.items():
             reporter.log(self.state.step, split, {**values, **mark})
         return results
@@ -115,6 +120,9 @@ class Examiner:
         if self.parts.tests.selection is None:
             return None
         split, name = self.parts.tests.selection
+        if name not in results.get(split, {}):
+            known = "; ".join(f"{s}: {', '.join(values)}" for s, values in results.items())
+            raise ConfigError(f"selection: no {name} of {split} is evaluated; there are {known}")
         return results[split][name]
 
     def _save_best(self) -> None:
@@ -127,7 +135,7 @@ class Examiner:
         step, loss = self.state.step, self.parts.loss
         require_finite_weights(loss, step)
         seeded = isolated(self.ranks.device, self.state.config.seed, activity, step)
-        tested = tested_weights(loss.model, self.parts.upkeep, self.state.average)
+        tested = tested_weights(loss.model, self.upkeep, self.state.average)
         with torch.no_grad(), seeded, solver_failures(step, activity), tested:
             yield
 
@@ -136,7 +144,7 @@ class Examiner:
 
     def _tested(self, advance: AdvanceJob) -> dict[str, object]:
         """The final test of the present weights, after they were made to keep their promises."""
-        repaired = repair_and_say(self.parts.upkeep, self.display)
+        repaired = repair_and_say(self.upkeep, self.display)
         tested = self.parts.tests.test(final_workers(self.ranks, self.state.config.seed, advance))
         return {**tested.summary(), "repaired": repaired}
 
@@ -155,7 +163,7 @@ class Examiner:
         if state["step"] != self.state.step:
             with self._testing("test"), self.display.jobs("testing the best weights") as advance:
                 load_model(self.parts.loss.model, state, best)
-                self.parts.upkeep.prepare_test()
+                self.upkeep.prepare_test()
                 values = self._tested(advance)
         results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
         return results | {"best_step": int(state["step"])}

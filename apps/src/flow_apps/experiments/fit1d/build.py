@@ -18,7 +18,6 @@ def build_parts(config: Fit1dConfig, model: Flow, compiled: frozenset[int]) -> P
         data=Fit1dBatches(config),
         loss=FitLoss(model, Settings(compiled=compiled)),
         tests=Fit1dTests(config, model, Settings()),
-        upkeep=build_upkeep(config, model),
         figures=Fit1dFigures(config, model),
     )
 

@@ -40,7 +40,6 @@ def build_parts(config: GlowConfig, model: Dequantized, compiled: frozenset[int]
         data=data,
         loss=loss,
         tests=tests,
-        upkeep=build_upkeep(config, model),
         figures=GlowFigures(config, tests),
     )
 

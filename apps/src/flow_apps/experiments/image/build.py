@@ -51,7 +51,6 @@ def build_parts(config: ImageConfig, model: Dequantized, compiled: frozenset[int
         data=ImageBatches(images.train, config.training, config.images),
         loss=BitsLoss(model, training_settings(config.estimator, dim, compiled)),
         tests=tests,
-        upkeep=build_upkeep(config, model),
         figures=ImageFigures(model, tests),
     )
 

@@ -22,7 +22,6 @@ def build_parts(config: Toy2dConfig, model: Flow, compiled: frozenset[int]) -> P
         data=Toy2dBatches(config),
         loss=NatsLoss(model, training_settings(config.estimator, _DIM, compiled)),
         tests=tests,
-        upkeep=build_upkeep(config, model),
         figures=Toy2dFigures(tests),
     )
 
