@@ -165,7 +165,7 @@ def test_a_run_that_goes_on_is_left_alone(cli: Cli, run: Path) -> None:
 
 def test_a_batch_that_no_memory_holds_is_one_error(cli: Cli, tmp_path: Path) -> None:
     options = ("toy2d", *TOY, "--batch-size", 10**13, "--out", tmp_path / "run")
-    assert_one_error(cli(*options), "memory")
+    assert_one_error(cli(*options), "batch_size: expected at most 100,000,000")
 
 
 def test_a_run_cannot_end_before_the_steps_that_it_has_done(cli: Cli, run: Path) -> None:

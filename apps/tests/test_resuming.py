@@ -14,8 +14,11 @@ import pytest
 import torch
 from flow_apps.config import TrainingConfig
 from flow_apps.errors import RunFolderError
-from flow_apps.training import RunFolder, load_checkpoint
+from flow_apps.experiments import EXPERIMENTS
+from flow_apps.identity import fingerprint
+from flow_apps.training import RunFolder, load_checkpoint, save_checkpoint
 from flow_apps.training.compilation import private_cache
+from flow_apps.training.interruption import stop_on_signals
 from flow_apps.training.lock import LOCK_NAME, locked
 from torch import Tensor
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
@@ -213,6 +216,7 @@ _HOLDER = """
 import sys, time
 from pathlib import Path
 from flow_apps.training.compilation import private_cache
+from flow_apps.training.interruption import stop_on_signals
 from flow_apps.training.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -336,3 +340,75 @@ def test_compiled_code_is_kept_apart_and_removed(
     monkeypatch.setenv(name, str(tmp_path / "chosen"))
     with private_cache(tmp_path, 0):
         assert os.environ[name] == str(tmp_path / "chosen")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_start_that_was_killed_while_compiling_is_in_nobodys_way(
+    cli: Cli, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert cli("toy2d", *TOY, "--lr", 1e30, "--iterations", 3, "--out", run).exit_code == 1
+    (run / ".compiled-0").mkdir()
+    (run / ".compiled-0" / "code").write_text("half")
+    assert cli("toy2d", *TOY, "--iterations", 3, "--out", run).exit_code == 0
+    assert not (run / ".compiled-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("average", KeyError),
+        ("optimizers", [{}]),
+        ("optimizers", []),
+        ("clock", {}),
+        ("step", -3),
+    ],
+)
+def test_a_damaged_state_names_its_file(cli: Cli, tmp_path: Path, key: str, value: object) -> None:
+    run = tmp_path / "run"
+    assert cli("toy2d", *TOY, "--iterations", 2, "--out", run).exit_code == 0
+    path = RunFolder.open(run).checkpoints.newest()
+    content = load_checkpoint(path)
+    if value is KeyError:
+        del content[key]
+    else:
+        content[key] = value
+    save_checkpoint(path, content)
+    result = cli("toy2d", "--resume", "--iterations", 3, "--out", run)
+    assert result.exit_code == 1
+    assert str(path) in result.stderr.splitlines()[-1]
+
+
+def test_a_field_that_the_program_got_later_is_no_other_config(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert cli("toy2d", *TOY, "--iterations", 2, "--out", run).exit_code == 0
+    path = run / "config.json"
+    described = json.loads(path.read_text())
+    state = load_checkpoint(RunFolder.open(run).checkpoints.newest())
+    del described["config"]["block"]  # as if it had not been there: its default was in use
+    experiment = EXPERIMENTS["toy2d"]
+    state["fingerprint"] = fingerprint(experiment, described["config"])
+    save_checkpoint(RunFolder.open(run).checkpoints.newest(), state)
+    path.write_text(json.dumps(described))
+    assert cli("evaluate", run).exit_code == 0
+    assert cli("toy2d", "--resume", "--iterations", 3, "--lr", 1e-4, "--out", run).exit_code == 0
+    assert cli("evaluate", run).exit_code == 0
+
+
+def test_a_file_and_no_name_are_no_folders(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused = cli("toy2d", *TOY, "--out", tmp_path / "file")
+    assert "is a file and no folder" in refused.stderr
+    assert "out: expected a new folder" in cli("toy2d", *TOY, "--out", "").stderr

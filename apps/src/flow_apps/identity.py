@@ -3,20 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from flow_apps.config import differences, flat
 from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
+from flow_apps.registry import Experiment
 
-# What a resumed run may be told. Where its steps depend on it, config.json says from when on.
+# What a resumed run may be told, besides what its experiment adds; a dot ends a whole section.
+# Where its steps depend on it, config.json says from when on.
 _FREE = (
     "contraction.on_solver_failure",
     "contraction.power_iterations",
     "contraction.test_power_iterations",
     "estimator.",
-    "images.data_root",
-    "images.test_",
-    "test_size",
     "training.checkpoint_seconds",
     "training.device",
     "training.evaluate_every",
@@ -28,24 +28,25 @@ _FREE = (
     "training.optimizer.schedule.",
     "training.optimizer.weight_decay",
     "training.threads",
-    "training.tracker",
+    "training.tracker_project",
+    "training.trackers",
 )
 
 
-def fingerprint(experiment: str, stored: Mapping[str, object]) -> str:
+def fingerprint(experiment: Experiment[Any], stored: Mapping[str, object]) -> str:
     """A text that differs between configs whose weights have nothing to do with each other.
 
     Args:
-        experiment: Its name.
+        experiment: What it is a config of.
         stored: The config as config.json has it: a field that the program got later is not in it.
     """
-    fixed = {key: value for key, value in flat(stored).items() if not _is_free(key)}
-    content = json.dumps([experiment, fixed], sort_keys=True)
+    fixed = {k: v for k, v in flat(stored).items() if not _is_free(k, experiment)}
+    content = json.dumps([experiment.name, fixed], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def allowed_changes(
-    before: RunConfig, after: RunConfig, run: object
+    experiment: Experiment[Any], before: RunConfig, after: RunConfig, run: object
 ) -> dict[str, tuple[object, object]]:
     """What a resumed run is told anew, by dotted key.
 
@@ -54,7 +55,8 @@ def allowed_changes(
             of the run would change for the steps that are done.
     """
     changed = differences(before, after)
-    scheduled = any(o.schedule.follows_length for o in before.training.optimizers)
+    optimizers = (*before.training.optimizers, *after.training.optimizers)
+    scheduled = any(optimizer.schedule.follows_length for optimizer in optimizers)
     for key, (old, new) in changed.items():
         refused = f"{key} is {old} in {run} and cannot become {new} by --resume"
         if key == "training.iterations" and scheduled:
@@ -62,10 +64,11 @@ def allowed_changes(
                 f"{refused}: its learning rate follows the length of the run, so that steps that "
                 "are done would have been others; start a new run"
             )
-        if not _is_free(key):
+        if not _is_free(key, experiment):
             raise ConfigError(f"{refused}: it would be another run; start a new one")
     return changed
 
 
-def _is_free(key: str) -> bool:
-    return any(key.startswith(free) for free in _FREE)
+def _is_free(key: str, experiment: Experiment[Any]) -> bool:
+    free = (*_FREE, *experiment.changeable)
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in free)

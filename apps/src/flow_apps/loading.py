@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
@@ -80,6 +80,8 @@ def load_run(path: Path, *, checkpoint: Choice = "last", device: str = "cpu") ->
         ConfigError: If its config is not one of this program.
         CheckpointError: If the checkpoint is missing, damaged, or of another run.
     """
+    if checkpoint not in get_args(Choice):
+        raise ConfigError(f"checkpoint: expected last or best, got {checkpoint!r}")
     folder, place = RunFolder.open(path), find_device(device)
     description = folder.description()
     experiment = find_experiment(description["experiment"])
@@ -88,7 +90,7 @@ def load_run(path: Path, *, checkpoint: Choice = "last", device: str = "cpu") ->
     best = checkpoint == "best" and checkpoints.best.exists()
     source = checkpoints.best if best else checkpoints.newest()
     state = load_checkpoint(source, place)
-    require_state(state, source, fingerprint(experiment.name, description["config"]))
+    require_state(state, source, fingerprint(experiment, description["config"]))
     builders = experiment.load()
     model = builders.model(config).to(place)
     load_model(model, state, source)

@@ -41,6 +41,8 @@ class Experiment(Generic[ConfigOfRun]):
         presets: Named configs; the first is taken where none is named.
         builders: Where its `flow_apps.training.Builders` are, as `module:name`; imported when a
             model is needed.
+        changeable: Dotted keys of its config that a resumed run may be told anew; a dot at the end
+            means a whole section. Of `training` the common ones are known.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Experiment(Generic[ConfigOfRun]):
     config: type[Any]  # what the presets hold; checkers at run time cannot ask a class for that
     presets: tuple[Preset[ConfigOfRun], ...]
     builders: str
+    changeable: tuple[str, ...] = ()
 
     def load(self) -> "Builders[ConfigOfRun, Any]":
         """What makes model, data, loss, tests and figures; this imports torch."""

@@ -50,6 +50,8 @@ def new_request(
     Raises:
         ConfigError: If there is no such preset, or a value cannot be used.
     """
+    if out is not None and str(out) == ".":
+        raise ConfigError("out: expected a new folder, got the present one")
     chosen = experiment.preset(preset)
     config = apply_overrides(chosen.config, overrides)
     folder = out or Path("runs") / chosen.name
@@ -78,5 +80,5 @@ def resume_request(
         raise ConfigError(f"{path} is a run of {name}, not of {preset}")
     before = from_json(experiment.config, description["config"])
     config = apply_overrides(before, overrides)
-    changes = allowed_changes(before, config, path)
+    changes = allowed_changes(experiment, before, config, path)
     return Request(experiment, experiment.preset(name), config, changes, path, True, command)

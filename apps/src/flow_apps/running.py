@@ -44,7 +44,7 @@ def train(request: Request) -> bool:
         with ExitStack() as stack:
             folder = _folder(request, config, here, stack)
             display.say(f"run folder: {folder.path}")
-            identity = fingerprint(request.experiment.name, folder.description()["config"])
+            identity = fingerprint(request.experiment, folder.description()["config"])
             if sizes:
                 stack.enter_context(private_cache(folder.path, here.rank))
             engine = Engine(

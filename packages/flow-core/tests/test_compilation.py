@@ -207,3 +207,22 @@ def test_half_precision_is_widened_in_one_graph() -> None:
         z, log_det = compiled(x)
     assert (z.dtype, log_det.dtype) == (torch.float32, torch.float32)
     torch.testing.assert_close(z, layer.transform(x.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [5, 16])
+@pytest.mark.parametrize("name", ["relu", "cpila", "clipswish", "elu", "sin", "tanh"])
+def test_compiled_gradients_are_those_of_eager_code(
+    name: str, batch: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    block = Monotone(FeedForwardNet(2, [8, 8], activation=name)).to(dtype)
+    x = torch.randn(batch, 2, dtype=dtype)
+    found: list[tuple[Tensor, ...]] = []
+    for settings in (Settings(), Settings(compiled=frozenset([batch]))):
+        y, log_det = block(x, using=settings)
+        loss = y.pow(3).sum() + log_det.sum()
+        found.append(grad(loss, list(block.parameters())))
+    close = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-8, "atol": 1e-9}
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **close)

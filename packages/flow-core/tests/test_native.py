@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from flow_core.maps.native import UnsupportedError, compile_run
+from flow_core.maps.native.pointwise import POINTWISE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -200,3 +201,48 @@ def test_a_missing_or_failing_compiler_is_no_crash(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("CC", compiler)
         with pytest.raises(UnsupportedError):
             compile_run(lambda t: [t[0] + 1], [torch.randn(2)])
+
+
+CONDITIONAL: list[Callable[[Tensor, Tensor], Tensor]] = [
+    lambda h, g: torch.ops.aten.threshold_backward(g, h, 0),
+    lambda h, g: torch.where(h > 0, g, h),
+    lambda h, g: torch.ops.aten.softplus_backward(g, h, 1, 20),
+    torch.hypot,
+    lambda h, g: h.clamp(-0.5, 0.5) * g,
+]
+SHAPES = [(3, 3), (4, 5), (6, 6), (2, 16), (16, 16), (2, 3, 8), (4, 3, 16)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("function", CONDITIONAL)
+def test_conditions_choose_among_numbers_that_are_loaded(
+    function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    agree(lambda t: [function(t[0], t[1])], [torch.randn(shape, dtype=dtype) for _ in range(2)])
+
+
+def test_infinities_and_nan_stay_what_they_are() -> None:
+    strange = torch.tensor([float("inf"), float("nan"), 1e-9, 1.0])
+    agree(lambda t: [t[0] * 0, (t[0] + 1) - t[0], ((1 + t[0]) - 1) / t[0]], [strange])
+    agree(lambda t: [torch.hypot(t[0], t[0]), t[0].clamp(2.0, -1.0)], [strange])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.sum().item(),
+        lambda x: x if torch.equal(x, x + 1) else -x,
+        lambda x: x.sum() if x.sum() > 0 else x,
+    ],
+)
+def test_what_looks_at_numbers_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(UnsupportedError, match="whose result is no tensor"):
+        compile_run(lambda t: [function(t[0])], [torch.randn(5)])
+
+
+def test_code_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POINTWISE, "exp", "2 * exp{f}({self})")
+    with pytest.raises(UnsupportedError, match="gives other numbers"):
+        compile_run(lambda t: [t[0].exp()], [torch.randn(5)])

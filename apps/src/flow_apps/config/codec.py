@@ -34,7 +34,9 @@ def from_json(kind: type[Config], values: object, where: str = "") -> Config:
         ConfigError: If a key is unknown or a value has the wrong type; it names the key.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'config'}: expected an object, got {_shown(values)}")
+        raise ConfigError(
+            f"{where.rstrip('.') or 'config'}: expected an object, got {_shown(values)}"
+        )
     hints = get_type_hints(kind)
     for key in values:
         if key not in hints:

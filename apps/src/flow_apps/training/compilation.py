@@ -12,7 +12,7 @@ from flow_apps.training.progress import Display
 
 _COMPILERS = ("c++", "g++", "clang++", "gcc", "clang")
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
-_PREFIX = ".compiled-"
+COMPILED_PREFIX = ".compiled-"
 
 
 def has_compiler() -> bool:
@@ -29,7 +29,7 @@ def compiled_sizes(config: TrainingConfig, ranks: Ranks, display: Display) -> fr
     if not config.compile:
         return frozenset()
     if not has_compiler():
-        display.say("no C++ compiler found: running without torch.compile, more slowly")
+        display.say("no C++ compiler found: running without compiled code, more slowly")
         return frozenset()
     return frozenset([config.batch_size // ranks.world])
 
@@ -51,7 +51,7 @@ def private_cache(folder: Path, rank: int) -> Generator[None, None, None]:
     if os.environ.get(_CACHE) not in (None, default_cache_dir()):
         yield
         return
-    place = folder / f"{_PREFIX}{rank}"
+    place = folder / f"{COMPILED_PREFIX}{rank}"
     shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
     before = os.environ.get(_CACHE)
     os.environ[_CACHE] = str(place.absolute())

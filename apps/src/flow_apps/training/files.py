@@ -26,7 +26,7 @@ def writing(path: Path) -> Generator[None, None, None]:
     except OSError as error:
         raise DiskError(
             f"cannot write {path}: {error.strerror or error}; make room for it or choose another "
-            "place; what was written before is complete, a run goes on with --resume"
+            "place; what was written before is complete, a run with checkpoints goes on by --resume"
         ) from error
 
 

@@ -23,7 +23,9 @@ def stop_on_signals() -> Generator[StopRequest, None, None]:
         yield request
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {int(number): signal.getsignal(number) for number in numbers}
+    found = {int(number): signal.getsignal(number) for number in numbers}
+    # What is ignored stays so: nohup means it.
+    previous = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, _frame: FrameType | None) -> None:
         request.requested = True

@@ -25,13 +25,23 @@ def locked(folder: Path) -> Generator[None, None, None]:
     path = folder / LOCK_NAME
     descriptor = _acquired(path)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}".encode())
+        _sign(descriptor, path)
         yield
     finally:
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _sign(descriptor: int, path: Path) -> None:
+    """Say who holds the lock."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}".encode())
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror}; make room, or give another --out"
+        ) from error
 
 
 def _acquired(path: Path) -> int:

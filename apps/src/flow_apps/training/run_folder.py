@@ -13,10 +13,13 @@ import torch
 from flow_apps.errors import RunFolderError
 from flow_apps.run_description import CONFIG_NAME, read_description, require_run
 from flow_apps.training.checkpoint import Checkpoints
+from flow_apps.training.compilation import COMPILED_PREFIX
 from flow_apps.training.files import TEMPORARY_PREFIX, remove_unfinished, write_json
 from flow_apps.training.lock import LOCK_NAME
 from flow_apps.training.metrics import cut_metrics, read_metrics
 
+# What a process leaves for as long as it works.
+_PASSING = (TEMPORARY_PREFIX, COMPILED_PREFIX)
 _PACKAGES = ("flow-apps", "flow-core", "flow-data", "flow-kernels", "flow-logdet", "flow-solvers")
 
 
@@ -45,6 +48,8 @@ class RunFolder:
         """
         if path.is_symlink() and not path.exists():
             raise RunFolderError(f"{path} is a link to nothing; remove it or give another --out")
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file and no folder; give another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -180,7 +185,7 @@ class RunFolder:
         foreign = [
             entry
             for entry in self.path.iterdir()
-            if entry not in self._own() and not entry.name.startswith(TEMPORARY_PREFIX)
+            if entry not in self._own() and not entry.name.startswith(_PASSING)
         ]
         stepped = any(row["step"] > 0 for row in read_metrics(self.metrics_path))
         return not foreign and not stepped and max(self.checkpoints.steps(), default=0) == 0
@@ -188,7 +193,8 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove what a failed start left."""
         remove_unfinished(self.path)
-        for entry in self._own():
+        compiled = self.path.glob(f"{COMPILED_PREFIX}*")
+        for entry in (*self._own(), *compiled):
             if entry.name == LOCK_NAME:  # whoever holds it removes it
                 continue
             if entry.is_dir():

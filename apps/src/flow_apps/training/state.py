@@ -75,6 +75,12 @@ class TrainingState:
         """
         require_state(state, source, self.fingerprint)
         load_weights(self.loss, state, source)
+        try:
+            self._load_rest(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _misfit(error, source) from error
+
+    def _load_rest(self, state: dict[str, Any]) -> None:
         for assigned, saved in zip(self.optimizers, state["optimizers"], strict=True):
             _load_optimizer(assigned.optimizer, saved)
         self.start_average()
@@ -99,7 +105,14 @@ def require_state(state: object, source: Path, fingerprint: str) -> None:
         CheckpointError: Saying which of the two it is not.
     """
     found = cast(dict[str, object], state) if isinstance(state, dict) else {}
-    wrong = [name for name, kinds in _KINDS.items() if not isinstance(found.get(name), kinds)]
+    wrong = [
+        name
+        for name, kinds in _KINDS.items()
+        if name not in found or not isinstance(found[name], kinds)
+    ]
+    step = found.get("step")
+    if isinstance(step, int) and step < 0:
+        wrong.append("step")
     if wrong:
         raise CheckpointError(
             f"{source} holds no state of a training run: {', '.join(wrong)} missing or of another "

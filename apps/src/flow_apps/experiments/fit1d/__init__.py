@@ -15,5 +15,6 @@ FIT1D = register(
         config=Fit1dConfig,
         presets=PRESETS,
         builders="flow_apps.experiments.fit1d.build:BUILDERS",
+        changeable=("test_size",),
     )
 )

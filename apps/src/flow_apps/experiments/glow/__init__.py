@@ -15,5 +15,11 @@ GLOW = register(
         config=GlowConfig,
         presets=PRESETS,
         builders="flow_apps.experiments.glow.build:BUILDERS",
+        changeable=(
+            "images.data_root",
+            "images.test_batch_size",
+            "images.test_draws",
+            "images.test_size",
+        ),
     )
 )

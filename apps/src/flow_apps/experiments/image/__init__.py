@@ -15,5 +15,11 @@ IMAGE = register(
         config=ImageConfig,
         presets=PRESETS,
         builders="flow_apps.experiments.image.build:BUILDERS",
+        changeable=(
+            "images.data_root",
+            "images.test_batch_size",
+            "images.test_draws",
+            "images.test_size",
+        ),
     )
 )

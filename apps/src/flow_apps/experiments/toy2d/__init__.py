@@ -14,5 +14,6 @@ TOY2D = register(
         config=Toy2dConfig,
         presets=PRESETS,
         builders="flow_apps.experiments.toy2d.build:BUILDERS",
+        changeable=("test_size",),
     )
 )

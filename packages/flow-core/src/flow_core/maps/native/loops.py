@@ -1,6 +1,6 @@
 """Pointwise operations and sums, as loops."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isinf, isnan
 from typing import NamedTuple
@@ -67,7 +67,13 @@ class Loop:
         pointers, indices = Pointers(), [f"i{k}" for k in range(len(self.shape))]
         lines, known = [head(indices[k], self.shape[k]) for k in order], dict[Place, str]()
         for number, assign in enumerate(self.assigns):
-            value = _value(assign, pointers, indices, known)
+            # Loads come first: gcc 12 makes wrong masked loads of those in the arms of a `?:`.
+            for place in assign.places():
+                if place not in known:
+                    known[place] = f"x{len(known)}"
+                    at = pointers.at(place, indices)
+                    lines.append(f"const {place.c_type} {known[place]} = {at};")
+            value = _value(assign, known)
             known[assign.target] = f"v{number}"
             lines.append(f"const {assign.target.c_type} v{number} = {value};")
         lines += [f"{pointers.at(t, indices)} = {known[t]};" for t in known if t in targets]
@@ -102,7 +108,8 @@ class Total:
             lines += [*over, last, f"{target} += {source};", "}" * (1 + len(heads))]
             return pointers.kernel(lines)
         outer, over = heads[:kept_dims], heads[kept_dims:]
-        lines = [*outer, f"{self.target.c_type} total = 0;", *over, last, f"total += {source};"]
+        summed = ["#pragma omp simd reduction(+:total)", last, f"total += {source};"]
+        lines = [*outer, f"{self.target.c_type} total = 0;", *over, *summed]
         lines += ["}" * (1 + len(over)), f"{target} = total;", "}" * len(outer)]
         return pointers.kernel(lines)
 
@@ -124,17 +131,14 @@ def _vectorized(lines: list[str], depth: int) -> list[str]:
     return lines if depth == 0 else [*lines[: depth - 1], "#pragma GCC ivdep", *lines[depth - 1 :]]
 
 
-def _value(
-    assign: Assign, pointers: Pointers, indices: Sequence[str], known: Mapping[Place, str]
-) -> str:
+def _value(assign: Assign, known: Mapping[Place, str]) -> str:
     kind = C_TYPES[assign.dtype]
 
     def text(name: str, operand: Operand) -> str:
         if not isinstance(operand, Place):
             return f"(({kind}){_literal(operand)})"
-        loaded = known[operand] if operand in known else pointers.at(operand, indices)
         same = operand.dtype == assign.dtype or name == "condition"
-        return loaded if same else f"(({kind}){loaded})"
+        return known[operand] if same else f"(({kind}){known[operand]})"
 
     texts = {name: text(name, operand) for name, operand in assign.operands.items()}
     suffix = "f" if assign.dtype == torch.float32 else ""

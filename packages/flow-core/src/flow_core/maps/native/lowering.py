@@ -43,6 +43,8 @@ class Lowering:
         Raises:
             UnsupportedError: There is no rule for it.
         """
+        if not call.outputs:
+            raise UnsupportedError(f"{call.name}, whose result is no tensor")
         if not call.writes and all(map(self._is_known, call.outputs)):
             return  # a view
         for tensor in call.outputs:
@@ -103,6 +105,7 @@ class Lowering:
             return cast("float", value)
         if value.ndim or self._is_known(value):
             return self.place(value)
+        # A number that was made outside, a constant of an operation: closed maps have no others.
         return cast("float", value.item())
 
     def _pointwise(self, template: str, target: Tensor, arguments: Mapping[str, Any]) -> None:
@@ -125,10 +128,10 @@ class Lowering:
     def clamp(self, target: Tensor, arguments: Mapping[str, Any]) -> None:
         """Either bound may be missing."""
         text = "{self}"
-        if arguments.get("max") is not None:
-            text = f"({text} > {{max}} ? {{max}} : {text})"
         if arguments.get("min") is not None:
             text = f"({text} < {{min}} ? {{min}} : {text})"
+        if arguments.get("max") is not None:
+            text = f"({text} > {{max}} ? {{max}} : {text})"
         self._pointwise(text, target, arguments)
 
     def invert(self, target: Tensor, arguments: Mapping[str, Any]) -> None:
@@ -179,6 +182,8 @@ class Lowering:
         """Over some dimensions."""
         source = cast(Place, self._operand(arguments["self"]))
         rank = len(source.shape)
+        if not rank:
+            raise UnsupportedError("a sum of one number")
         dims = {d % rank for d in arguments.get("dim") or range(rank)}
         kept = [k for k in range(rank) if k not in dims]
         place = self.place(target)
@@ -200,6 +205,8 @@ class Lowering:
         self._multiply(self.place(target), left, right, adds=True)
 
     def _multiply(self, target: Place, left: Place, right: Place, *, adds: bool) -> None:
+        if target.strides[1] != 1:
+            raise UnsupportedError("a product into columns")
         if right.strides[1] != 1 and not is_by_rows(left, right):
             copy = self.memory(right.shape, right.dtype)
             self.assign(copy, right)

@@ -85,7 +85,7 @@ float fabsf(float); double fabs(double);
 static inline real name(real a, real b) { \\
     a = size(a); b = size(b); \\
     const real most = a > b ? a : b, least = a > b ? b : a, ratio = least / most; \\
-    return most > 0 ? most * root(1 + ratio * ratio) : most + least; \\
+    return most > 0 && most < __builtin_inf() ? most * root(1 + ratio * ratio) : most + least; \\
 }
 HYPOTENUSE(hypotenusef, float, sqrtf, fabsf)
 HYPOTENUSE(hypotenuse, double, sqrt, fabs)

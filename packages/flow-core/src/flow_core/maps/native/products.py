@@ -49,6 +49,7 @@ def _inner_products(step: Product, pointers: Pointers) -> Iterator[str]:
     for start in range(0, columns, _ROWS):
         js = [str(j) for j in range(start, min(start + _ROWS, columns))]
         yield f"{{ {step.target.c_type} {', '.join(f't{j} = 0' for j in js)};"
+        yield f"#pragma omp simd reduction(+:{', '.join(f't{j}' for j in js)})"
         yield head("k", inner)
         left = pointers.at(step.left, ("i", "k"))
         yield from (f"t{j} += {left} * {pointers.at(step.right, ('k', j))};" for j in js)

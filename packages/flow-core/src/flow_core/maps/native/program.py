@@ -25,7 +25,9 @@ Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """A function of tensors, without branches on their elements."""
 
 _ALIGNMENT = 64
-# Sums may be reordered, which is what makes them fast; infinities and NaN stay what they are.
+# What sums in another order may differ by, against the largest element.
+_ROUNDINGS = 1e4
+# Nothing that changes a value: the sums whose order does not matter say so themselves.
 _FLAGS = (
     "-O3",
     "-march=native",
@@ -33,8 +35,7 @@ _FLAGS = (
     "-shared",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fno-signed-zeros",
-    "-fassociative-math",
+    "-fopenmp-simd",
     # Results must not depend on where the inputs lie.
     "--param=vect-max-peeling-for-alignment=0",
 )
@@ -64,7 +65,8 @@ def compile_run(function: Run, inputs: Sequence[Tensor]) -> Program:
     """Compile what a function does with tensors of these shapes.
 
     Raises:
-        UnsupportedError: It does something there is no rule for, or there is no C compiler.
+        UnsupportedError: It does something there is no rule for, there is no C compiler that works,
+            or what it made gives other numbers than the operations.
     """
     if not all(t.is_cpu for t in inputs):
         raise UnsupportedError("not on the CPU")
@@ -76,7 +78,27 @@ def compile_run(function: Run, inputs: Sequence[Tensor]) -> Program:
     for call in tape.calls:
         lowering.add(call)
     outputs = [_returned(lowering, t) for t in results]
-    return _assembled(lowering, len(copies), outputs)
+    program = _assembled(lowering, len(copies), outputs)
+    _require_agreement(program(copies), results, copies)
+    return program
+
+
+def _require_agreement(
+    found: Sequence[Tensor], expected: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> None:
+    """Refuse code that does not compute what the operations did: compilers have faults too.
+
+    Differences are measured against the largest number that goes in or comes out, because a
+    residual is nothing but rounding. Truth values follow from such numbers and are not compared.
+    """
+    real = [t for t in (*inputs, *expected) if t.is_floating_point() and t.numel()]
+    size = max((float(t.nan_to_num(0, 0, 0).abs().max()) for t in real), default=0.0)
+    for one, other in zip(found, expected, strict=True):
+        if not one.is_floating_point():
+            continue
+        most = _ROUNDINGS * torch.finfo(one.dtype).eps * size
+        if not torch.allclose(one, other, rtol=0.0, atol=most, equal_nan=True):
+            raise UnsupportedError("the compiled code gives other numbers")
 
 
 def _returned(lowering: Lowering, result: Tensor) -> Place:
