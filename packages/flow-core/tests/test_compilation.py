@@ -223,6 +223,6 @@ def test_compiled_gradients_are_those_of_eager_code(
         y, log_det = block(x, using=settings)
         loss = y.pow(3).sum() + log_det.sum()
         found.append(grad(loss, list(block.parameters())))
-    close = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-8, "atol": 1e-9}
+    rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (1e-8, 1e-9)
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, **close)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
