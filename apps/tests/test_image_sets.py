@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from flow_apps.config.images import ImagesConfig
-from flow_apps.parts.image_sets import augmented, load_images
+from flow_apps.errors import ConfigError
+from flow_apps.parts.image_sets import augmented, load_images, resolved
 from flow_data import DataError
 
 
@@ -47,3 +48,22 @@ def test_augmentation_follows_from_the_step() -> None:
     one, other = (augmented(images, "mnist", torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, other)
     assert torch.equal(augmented(images, "none", torch.Generator()), images)
+
+
+def test_more_held_out_than_there_are_says_what_was_asked_and_what_would_do(
+    tmp_path: Path,
+) -> None:
+    npz(tmp_path, "train.npz", 40)
+    npz(tmp_path, "val.npz", 2)
+    with pytest.raises(ConfigError, match=r"the 40 training images, got 5000; .*held_out=4"):
+        load_images(ImagesConfig(data="npz", data_root=str(tmp_path)))
+
+
+def test_images_of_another_shape_than_the_model_was_made_for_are_refused(tmp_path: Path) -> None:
+    npz(tmp_path, "train.npz", 4)
+    npz(tmp_path, "val.npz", 2)
+    config = ImagesConfig(data="npz", data_root=str(tmp_path), held_out=2, shape=(3, 16, 16))
+    with pytest.raises(DataError, match=r"\(3, 16, 16\), as config\.json has it.*--data-root"):
+        load_images(config)
+    known = resolved(ImagesConfig(data="npz", data_root=str(tmp_path), held_out=2))
+    assert known.image_shape == (3, 32, 32)
