@@ -28,6 +28,7 @@ def stop_on_signals() -> Generator[StopRequest, None, None]:
     previous = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        """Ask for the end, and let the next such signal act as it did."""
         request.requested = True
         signal.signal(number, previous[number])
 

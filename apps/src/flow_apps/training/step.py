@@ -31,9 +31,11 @@ class _Turn:
     optimizers: list[AssignedOptimizer]
 
     def parameters(self) -> list[nn.Parameter]:
+        """What its optimizers change."""
         return [p for assigned in self.optimizers for p in assigned.parameters]
 
     def prefix(self) -> str:
+        """Of the names of its numbers in the log; none where there is one turn without a name."""
         return f"{self.name}/" if self.name else ""
 
 

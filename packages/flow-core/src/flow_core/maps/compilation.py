@@ -178,6 +178,7 @@ def _by_c(
     eager, count = bound.eager(), len(bound.tensors())
 
     def run(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The function of tensors alone."""
         w, *rest = tensors
         replaced = cast("tuple[object, ...]", _replaced(arguments, iter(rest[count:])))
         return function(eager.with_tensors(rest[:count]), w, *replaced)
@@ -194,6 +195,7 @@ def _by_inductor(function: StretchOfSolve) -> Code:
     fused = torch.compile(_own_code(function), fullgraph=True, dynamic=False)
 
     def run(bound: Compilable, w: Tensor, arguments: tuple[object, ...]) -> Tensors:
+        """The function without a graph."""
         # What is compiled is so for tensors of one kind only: for those without a graph.
         plain = bound.eager().with_tensors([t.detach() for t in bound.tensors()])
         with torch.no_grad():

@@ -82,6 +82,7 @@ def _linear_layers(config: FlowConfig, size: int) -> Iterator[Bijection]:
 
 def _split(config: FlowConfig) -> Split:
     def prior(shape: Shape) -> Bijection:
+        """What standardises the part that leaves, given the part that stays."""
         stays = staying(shape)[0]
         return SplitPrior.convolutional(stays, shape[0] - stays, config.coupling_width)
 

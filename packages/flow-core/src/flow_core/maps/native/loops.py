@@ -135,6 +135,7 @@ def _value(assign: Assign, known: Mapping[Place, str]) -> str:
     kind = C_TYPES[assign.dtype]
 
     def text(name: str, operand: Operand) -> str:
+        """An operand in the precision of the operation."""
         if not isinstance(operand, Place):
             return f"(({kind}){_literal(operand)})"
         same = operand.dtype == assign.dtype or name == "condition"
