@@ -29,15 +29,23 @@ class NatsLoss(Loss):
         return nats, {"nats": nats.detach()}
 
 
-class BitsLoss(Loss):
+class IntegerLoss(Loss):
+    """What a distribution of integers is trained on."""
+
+    model: Dequantized
+
+    def initialize(self, batch: Batch) -> None:
+        """Set what depends on data: the noise model first, then the flow."""
+        self.model.initialize(batch.x, noise=batch.noise)
+
+
+class BitsLoss(IntegerLoss):
     """Mean bits per dimension of integers.
 
     Args:
         model: Their distribution.
         using: What training does its work with.
     """
-
-    model: Dequantized
 
     def __init__(self, model: Dequantized, using: Settings) -> None:
         super().__init__(model)
@@ -48,7 +56,3 @@ class BitsLoss(Loss):
         log_prob = self.model(batch.x, noise=batch.noise, using=self.using)
         bits = bits_per_dim(log_prob, self.model.flow.event_shape).mean()
         return bits, {"bits_per_dim": bits.detach()}
-
-    def initialize(self, batch: Batch) -> None:
-        """Set what depends on data: the noise model first, then the flow."""
-        self.model.initialize(batch.x, noise=batch.noise)

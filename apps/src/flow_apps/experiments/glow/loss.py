@@ -7,16 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.experiments.glow.config import SelfNormConfig
-from flow_apps.training import Batch, Loss, Scalars
+from flow_apps.parts.likelihood import IntegerLoss
+from flow_apps.training import Batch, Scalars
 
 
-class GlowLoss(Loss):
+class GlowLoss(IntegerLoss):
     """Mean negative log-likelihood in nats of integer images.
 
     In nats a sample, as in the papers, whose norms of clipped gradients mean that.
     """
-
-    model: Dequantized
 
     def forward(self, batch: Batch, turn: str = "") -> tuple[Float[Tensor, ""], Scalars]:
         """Nats a sample, of the noise of the batch."""
@@ -24,18 +23,12 @@ class GlowLoss(Loss):
         bits = bits_per_dim(log_prob, self.model.flow.event_shape).mean()
         return -log_prob.mean(), {"bits_per_dim": bits.detach()}
 
-    def initialize(self, batch: Batch) -> None:
-        """Set what depends on data: the noise model first, then the flow."""
-        self.model.initialize(batch.x, noise=batch.noise)
 
-
-class SurrogateLoss(Loss):
+class SurrogateLoss(IntegerLoss):
     """The surrogate of a self-normalizing flow in nats, with weighted reconstruction errors.
 
     Source: Keller et al. 2021, §4.
     """
-
-    model: Dequantized
 
     def __init__(self, model: Dequantized, config: SelfNormConfig) -> None:
         super().__init__(model)
@@ -55,10 +48,6 @@ class SurrogateLoss(Loss):
         loss = -terms.surrogate.mean() + (weights * terms.reconstruction).sum()
         bits = bits_per_dim(terms.surrogate, self.model.flow.event_shape).mean()
         return loss, {"surrogate_bits_per_dim": bits.detach(), "reconstruction": errors.mean()}
-
-    def initialize(self, batch: Batch) -> None:
-        """Set what depends on data: the noise model first, then the flow."""
-        self.model.initialize(batch.x, noise=batch.noise)
 
     def after_optimizer_step(self) -> None:
         """Let the weights of reconstruction errors follow these."""
