@@ -1,14 +1,11 @@
 """What a trained run is worth: likelihood with standard error, and diagnostics."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from flow_core.diagnostics import Diagnostics
 from flow_data import DataError
-from torch import Tensor
 
 from flow_apps.config import apply_overrides
 from flow_apps.config.run import RunConfig
@@ -16,7 +13,7 @@ from flow_apps.errors import ConfigError
 from flow_apps.loading import Choice, LoadedRun, load_run
 from flow_apps.training import Display, Parts, Ranks, Tested, final_workers, ranks
 from flow_apps.training.failure import solver_failures
-from flow_apps.training.files import write_atomic, write_json
+from flow_apps.training.files import write_array, write_json
 from flow_apps.training.randomness import isolated
 
 
@@ -99,13 +96,7 @@ def _written(
     if here.is_first:
         folder = run.folder.path / "evaluation"
         folder.mkdir(exist_ok=True)
-        _write_array(folder / f"{tested.name}.npy", tested.values)
+        write_array(folder / f"{tested.name}.npy", tested.values)
         told = {} if diagnostics is None else {"diagnostics": diagnostics.to_dict()}
         write_json(folder / "evaluation.json", results | told)
     return Evaluation(here.is_first, results, diagnostics)
-
-
-def _write_array(path: Path, values: Tensor) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, values.detach().cpu().numpy())
-    write_atomic(path, buffer.getvalue())

@@ -45,7 +45,7 @@ class LoadedRun:
 
     folder: RunFolder
     experiment: Experiment[Any]
-    builders: "Builders[Any, Any]"
+    builders: Builders[Any, Any]
     config: RunConfig
     model: nn.Module
     source: Path

@@ -1,13 +1,11 @@
 """Samples of a trained run."""
 
-import io
 import math
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from flow_core.blocks import FixedPointBlock
 from flow_core.dequantization import Dequantized
@@ -23,7 +21,7 @@ from flow_apps.loading import Choice, LoadedRun, load_run
 from flow_apps.parts.sampling import draw_samples
 from flow_apps.training import Display
 from flow_apps.training.failure import solver_failures
-from flow_apps.training.files import write_atomic
+from flow_apps.training.files import write_array
 from flow_apps.training.randomness import isolated
 
 
@@ -120,9 +118,7 @@ def sample(path: Path, request: SampleRequest) -> Sampled:
             samples = draw_samples(flow, request.count, request.temperature, using)
         assert run.builders.draw_samples is not None
         run.builders.draw_samples(samples, files[0])
-    buffer = io.BytesIO()
-    np.save(buffer, samples.cpu().numpy())
-    write_atomic(files[1], buffer.getvalue())
+    write_array(files[1], samples)
     missed = sum(block.failures for block in report.summary().values())
     broken = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
     return Sampled(files, missed, broken, str(reasons))

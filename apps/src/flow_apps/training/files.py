@@ -1,6 +1,7 @@
 """Files that are either complete or not there."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -8,6 +9,9 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
+
+import numpy as np
+from torch import Tensor
 
 from flow_apps.errors import DiskError
 
@@ -53,6 +57,13 @@ def _replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_array(path: Path, values: Tensor) -> None:
+    """Write a tensor as a .npy file, atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, values.detach().cpu().numpy())
+    write_atomic(path, buffer.getvalue())
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
