@@ -11,7 +11,6 @@ from typing import Any, Protocol, cast, runtime_checkable
 from flow_apps.config import TrainingConfig, to_json
 from flow_apps.errors import ConfigError
 from flow_apps.training.files import json_values, write_atomic, writing
-from flow_apps.training.tensorboard import EventFile
 
 Values = Mapping[str, object]
 
@@ -46,6 +45,8 @@ class TensorBoard:
     """Scalars for TensorBoard, nested names joined by slashes."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
+        from flow_apps.training.tensorboard import EventFile  # noqa: PLC0415 (only runs need it)
+
         self._folder = folder
         with writing(folder):
             self._events = EventFile(folder, first_step)
