@@ -21,6 +21,7 @@ from flow_core import (
 from flow_core.layers import InverseConv2d
 from flow_core.lipschitz import Activation
 from flow_core.maps import compilation
+from flow_core.maps.native import FaultyCompilerError
 from flow_logdet import Exact
 from torch import Tensor
 from torch.autograd import grad
@@ -226,3 +227,17 @@ def test_compiled_gradients_are_those_of_eager_code(
     rtol, atol = (1e-3, 1e-4) if dtype == torch.float32 else (1e-8, 1e-9)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+
+
+def test_a_faulty_compiler_is_said_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise FaultyCompilerError("no room")
+
+    monkeypatch.setattr(compilation, "compile_run", broken)
+    block = Residual(FeedForwardNet(2, [3], activation="tanh")).double()
+    x = torch.randn(7, 2, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="what the C compiler could not: no room"):
+        y, log_det = block(x, using=Settings(compiled=frozenset([7])))
+    expected, exact = block(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(log_det, exact)

@@ -5,6 +5,7 @@ was compiled for, never in a model: copies and pickles of models share it.
 """
 # ruff: noqa: ANN401  (torch gives the context of a Function no type)
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from types import FunctionType
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-from flow_core.maps.native import UnsupportedError, compile_run
+from flow_core.maps.native import FaultyCompilerError, UnsupportedError, compile_run
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 
@@ -166,8 +167,12 @@ def _compiled(
     # compiles again where anything has changed that the code depends on.
     try:
         return _by_c(function, bound, w, arguments)
+    except FaultyCompilerError as error:
+        # Said, because another compiler gives other last digits.
+        warnings.warn(f"Inductor compiles what the C compiler could not: {error}", stacklevel=2)
     except UnsupportedError:
-        return _by_inductor(function)
+        pass
+    return _by_inductor(function)
 
 
 def _by_c(

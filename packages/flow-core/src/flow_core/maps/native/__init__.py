@@ -9,7 +9,7 @@ one shape become one loop, and the C file needs no header.
 What has no rule here raises `UnsupportedError`, and the caller compiles it in another way.
 """
 
-from flow_core.maps.native.errors import UnsupportedError
+from flow_core.maps.native.errors import FaultyCompilerError, UnsupportedError
 from flow_core.maps.native.program import Program, compile_run
 
-__all__ = ["Program", "UnsupportedError", "compile_run"]
+__all__ = ["FaultyCompilerError", "Program", "UnsupportedError", "compile_run"]

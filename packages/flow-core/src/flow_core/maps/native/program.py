@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from flow_core.maps.native.errors import UnsupportedError
+from flow_core.maps.native.errors import FaultyCompilerError, UnsupportedError
 from flow_core.maps.native.kernels import CFunction
 from flow_core.maps.native.lowering import Lowering
 from flow_core.maps.native.places import Place
@@ -65,8 +65,8 @@ def compile_run(function: Run, inputs: Sequence[Tensor]) -> Program:
     """Compile what a function does with tensors of these shapes.
 
     Raises:
-        UnsupportedError: It does something there is no rule for, there is no C compiler that works,
-            or what it made gives other numbers than the operations.
+        UnsupportedError: It does something there is no rule for, or there is no C compiler.
+        FaultyCompilerError: The compiler fails, or what it made gives other numbers.
     """
     if not all(t.is_cpu for t in inputs):
         raise UnsupportedError("not on the CPU")
@@ -98,7 +98,7 @@ def _require_agreement(
             continue
         most = _ROUNDINGS * torch.finfo(one.dtype).eps * size
         if not torch.allclose(one, other, rtol=0.0, atol=most, equal_nan=True):
-            raise UnsupportedError("the compiled code gives other numbers")
+            raise FaultyCompilerError("the compiled code gives other numbers")
 
 
 def _returned(lowering: Lowering, result: Tensor) -> Place:
@@ -184,6 +184,6 @@ def _loaded(code: str) -> Callable[[object], None]:
             # Keeps the interpreter's lock, unlike `CDLL`.
             run = ctypes.PyDLL(str(library)).run
         except (OSError, subprocess.CalledProcessError) as error:
-            raise UnsupportedError(str(error)) from error
+            raise FaultyCompilerError(str(error)) from error
     run.restype = None
     return run
