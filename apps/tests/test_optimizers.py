@@ -1,5 +1,6 @@
 """Optimizers by name, several of them, each with its part of a model and its own steps."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_a_game_resumes_bit_for_bit(tmp_path: Path) -> None:
     half = engine(tmp_path / "half", game())
     half.run()
     assert all(torch.equal(v, values(half)[k]) for k, v in values(whole).items())
+
+
+def test_what_solves_cost_is_told_of_every_turn(cli: Any, tmp_path: Path) -> None:
+    toy = ("--batch-size", 4, "--test-size", 5, "--set", "blocks=2", "--set", "growth=4")
+    part = {"name": "sgd", "parameters": ["model.bijection.layers.1.*"], "turn": "second"}
+    options = ("--set", f"further_optimizers={json.dumps([part])}", "--set", "compile=false")
+    run = tmp_path / "run"
+    steps = ("--iterations", 1, "--log-every", 1)
+    assert cli("toy2d", *toy, *options, *steps, "--out", run).exit_code == 0
+    row = read_metrics(run / "metrics.jsonl")[0]
+    assert (
+        row["solver"].keys()
+        == row["second/solver"].keys()
+        == {
+            "bijection.layers.0",
+            "bijection.layers.1",
+        }
+    )
 
 
 def net() -> nn.Module:

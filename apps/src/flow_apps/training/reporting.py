@@ -19,11 +19,11 @@ _TESTED = ("nats", "bits_per_dim", "mse")
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves for the log: scalars, learning rates and what solves cost."""
+    """What a step leaves for the log: scalars, learning rates, and by turn what solves cost."""
 
     scalars: dict[str, Tensor]
     rates: dict[str, float]
-    report: Report
+    reports: dict[str, Report]
 
 
 class Reporter:
@@ -48,7 +48,12 @@ class Reporter:
         """Log a training step, and return a short text about it."""
         means = self._ranks.mean(result.scalars)
         times = {"seconds_per_step": self._recent_seconds(step)}
-        self.log(step, "train", means | result.rates | times | effort(result.report))
+        costs = {
+            f"{turn}{name}": value
+            for turn, report in result.reports.items()
+            for name, value in effort(report).items()
+        }
+        self.log(step, "train", means | result.rates | times | costs)
         losses = [f"{name} {value:.4f}" for name, value in means.items() if name.endswith("loss")]
         return "  ".join(losses)
 

@@ -81,7 +81,7 @@ class Stepper:
             TrainingFailure: If it gives no usable numbers, naming layer, step and samples.
         """
         batch = self.parts.data.batch(step, self._share).to(self.ranks.device)
-        result = StepResult({}, {}, Report())
+        result = StepResult({}, {}, {})
         for turn in self._turns(step):
             result = self._turn(turn, batch, step, result, logged=logged)
         if self.state.average is not None:
@@ -108,7 +108,11 @@ class Stepper:
             assigned.optimizer.step()
         self._restore(step)
         named = {f"{prefix}{name}": value for name, value in scalars.items()}
-        return StepResult(before.scalars | named, before.rates | _rates(prefix, rates), report)
+        return StepResult(
+            before.scalars | named,
+            before.rates | _rates(prefix, rates),
+            before.reports | {prefix: report},
+        )
 
     def _restore(self, step: int) -> None:
         """What must hold for the new weights."""
