@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,6 +69,40 @@ def test_packages_are_typed_and_licensed(package: Path) -> None:
     assert (source / "py.typed").is_file()
     assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert _project(package)["requires-python"] == ">=3.11"
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, ROOT / "apps"], ids=lambda p: p.name)
+def test_what_is_imported_is_declared_and_nothing_else(package: Path) -> None:
+    project = _project(package)
+    extras = project.get("optional-dependencies", {}).values()
+    requirements = [r for part in (project["dependencies"], *extras) for r in part]
+    declared = {re.split(r"[<>=]", requirement)[0] for requirement in requirements}
+    distributions = packages_distributions()
+    imported = {
+        distribution
+        for path in package.glob("src/**/*.py")
+        for name in _imported_by(ast.parse(path.read_text()))
+        # Installed in place, our own packages do not tell their modules.
+        for distribution in distributions.get(name, [name.replace("_", "-")])
+    }
+    # torch brings Triton where there is one, and the fast paths do without.
+    assert imported - {project["name"], "triton"} == declared
+
+
+def _imported_by(tree: ast.Module) -> set[str]:
+    """The packages that are imported anywhere in it, in functions too, less Python's own."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                names |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=str(module), level=0):
+                names.add(module)
+            case ast.Call(func=ast.Name("import_module"), args=[ast.Constant(str(module))]):
+                names.add(module)
+            case _:
+                pass
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
 
 
 def test_importing_the_packages_does_not_start_a_compiler() -> None:
