@@ -63,6 +63,20 @@ def test_sibling_bounds_hold_the_sibling_versions(package: Path) -> None:
         assert int(bounds[1]) <= minor < int(bounds[2])
 
 
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_the_readme_names_all_siblings_where_it_installs(package: Path) -> None:
+    line = re.search(r"^pip install (.+)$", (package / "README.md").read_text(), re.M)
+    assert line, "every package README says how to install it"
+    assert set(line[1].split()) == {f"./packages/{name}" for name in _with_siblings(package.name)}
+
+
+def _with_siblings(name: str) -> set[str]:
+    """The package and all of ours that it needs."""
+    requirements = _project(ROOT / "packages" / name)["dependencies"]
+    siblings = {re.split(r"[<>=]", r)[0] for r in requirements} & {p.name for p in PACKAGES}
+    return {name}.union(*(_with_siblings(sibling) for sibling in siblings))
+
+
 @pytest.mark.parametrize("package", [*PACKAGES, ROOT / "apps"], ids=lambda p: p.name)
 def test_packages_are_typed_and_licensed(package: Path) -> None:
     (source,) = (p for p in (package / "src").iterdir() if p.is_dir())
