@@ -235,7 +235,7 @@ def test_exponential_is_the_matrix_exponential_and_its_series_is_long_enough() -
 
 
 def test_an_exponential_is_right_before_its_norm_is_known() -> None:
-    layer = ExponentialConv2d(2, 3, (3, 4)).double()
+    layer = ExponentialConv2d(2, 3, (3, 4)).double().eval()
     torch.nn.init.normal_(layer.conv.weight, std=0.3)
     x = batch(2, 2, 3, 4)
     matrix = dense(layer, (2, 3, 4))

@@ -163,7 +163,9 @@ def test_parameters_that_are_passed_on_reach_a_recomputed_layer() -> None:
     chain, x = chain_and_point("no solves")
     layer = chain[0]
     names = [name for name, _ in layer.named_parameters()]
-    others = [torch.randn_like(p).requires_grad_() for p in layer.parameters()]
+    others = [
+        (p.detach() + 1e-3 * torch.randn_like(p)).requires_grad_() for p in layer.parameters()
+    ]
 
     def plain(x: Tensor) -> tuple[Tensor, Tensor]:
         state = dict(zip(names, others, strict=True))

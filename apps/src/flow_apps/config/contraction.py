@@ -32,7 +32,7 @@ class ContractionConfig:
     concat_bound: float = 0.98
     learn_concat_from: int = 25_000
     spectral: SpectralName = "golub-kahan"
-    power_iterations: int | None = 5
+    power_iterations: int | None = None
     test_power_iterations: int | None = 200
     rtol: float | None = None
     atol: float = 0.0

@@ -2,18 +2,40 @@
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from operator import attrgetter
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 _HALF = (torch.float16, torch.bfloat16)
+_WITH_FLOAT64 = ("cpu", "cuda", "meta")
 
 
 def widen(tensor: Shaped[Tensor, " *shape"]) -> Shaped[Tensor, " *shape"]:
     """Half precision as float32, in which there are solves and factorisations; else the tensor."""
     return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def in_float64(tensor: Shaped[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
+    """The tensor in float64: on its device where that has such numbers, else on the CPU."""
+    return tensor.to(float64_device(tensor.device)).double()
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """The device itself where it has float64, else the CPU."""
+    has = device.type in _WITH_FLOAT64 or _can_make_float64(device.type)
+    return device if has else torch.device("cpu")
+
+
+@cache
+def _can_make_float64(kind: str) -> bool:
+    try:
+        torch.zeros(1, dtype=torch.float64, device=kind)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[object]:

@@ -41,6 +41,7 @@ from flow_core.lipschitz.layer import Effective, LipschitzLayer
 from flow_core.lipschitz.linear import LipschitzLinear
 from flow_core.lipschitz.report import certified_maps, lipschitz_certificate, repair_lipschitz
 from flow_core.lipschitz.spectral import ExactSVD, GolubKahan, PowerIteration, SpectralMethod
+from flow_core.lipschitz.staleness import StaleNormWarning
 
 __all__ = [
     "ACTIVATIONS",
@@ -71,6 +72,7 @@ __all__ = [
     "Softplus",
     "SortingActivation",
     "SpectralMethod",
+    "StaleNormWarning",
     "Tanh",
     "certified_maps",
     "conv_certificate",

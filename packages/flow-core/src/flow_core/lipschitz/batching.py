@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.lipschitz.layer import Effective, LipschitzLayer, refresh
+from flow_core.lipschitz.layer import Effective, LipschitzLayer, norms, refresh
+from flow_core.lipschitz.staleness import notice_drift
 
 
 def lipschitz_layers(model: nn.Module) -> list[LipschitzLayer]:
@@ -66,12 +67,21 @@ def scaled(layers: Sequence[LipschitzLayer]) -> tuple[Tensor, ...]:
     if len(layers) == 1:
         return (layers[0].effective()[0],)
     weights = torch.stack([layer.weight for layer in layers])
-    directions = torch.stack([layer.direction for layer in layers])
-    scale = divisors(weights, directions, layers[0].coeff)
+    sigma = norms(weights, torch.stack([layer.direction for layer in layers]))
+    notice_forgotten_update(layers, sigma)
+    scale = divisors(sigma, layers[0].coeff)
     return (weights / scale.view(-1, *[1] * (weights.ndim - 1))).unbind()
 
 
-def divisors(weights: Tensor, directions: Tensor, coeff: float) -> Float[Tensor, " layers"]:
-    """max(1, sigma / coeff) with sigma = <W, direction>, of stacked layers."""
-    sigma = (weights * directions).flatten(1).sum(1)
+def divisors(sigma: Float[Tensor, " layers"], coeff: float) -> Float[Tensor, " layers"]:
+    """max(1, sigma / coeff)."""
     return (sigma / coeff).clamp(min=1.0)
+
+
+def notice_forgotten_update(
+    layers: Sequence[LipschitzLayer], sigma: Float[Tensor, " layers"]
+) -> None:
+    """Warn in a pass of training where sigma of layers of one coefficient is not followed."""
+    if layers[0].training and torch.is_grad_enabled():
+        known = torch.stack([layer.known_norm for layer in layers])
+        notice_drift(sigma.detach(), known, layers[0].coeff)

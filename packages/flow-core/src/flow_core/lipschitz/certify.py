@@ -3,6 +3,7 @@
 import math
 
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from flow_core.lipschitz.gram import (
     zero_padded_gram,
 )
 from flow_core.lipschitz.operators import ConvOperator, MatrixOperator
-from flow_core.lipschitz.spectral import golub_kahan_cycle
+from flow_core.lipschitz.spectral import golub_kahan_cycle, normalize
 
 EXACT_SIDE = 3072
 ESTIMATE_STEPS = 40
@@ -104,12 +105,15 @@ def norm_estimate(kernel: Kernel, map_size: tuple[int, int]) -> float:
     )
     columns = kernel.shape[1] * map_size[0] * map_size[1]
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(1, columns, generator=generator, dtype=torch.float64).to(kernel.device)
+    start = torch.randn(1, columns, generator=generator, dtype=torch.float64).to(kernel.device)
+    v, estimate = normalize(start), 0.0
     for _ in range(ESTIMATE_CYCLES):
-        _, v, residual = golub_kahan_cycle(operator, v, ESTIMATE_STEPS)
-        if float(residual) <= ESTIMATE_RESIDUAL:
+        u, v = golub_kahan_cycle(operator, v, ESTIMATE_STEPS)
+        estimate = float(torch.linalg.vector_norm(operator.apply(v)))
+        residual = torch.linalg.vector_norm(operator.adjoint(u) - estimate * v)
+        if float(residual) <= ESTIMATE_RESIDUAL * estimate:
             break
-    return float(torch.linalg.vector_norm(operator.apply(v)))
+    return estimate
 
 
 def valid_kernel(
@@ -123,17 +127,18 @@ def valid_kernel(
     height, width = kernel.shape[-2:]
     if height != width or height % 2 == 0:
         raise ValueError(f"certificate: expected a square odd kernel, got {height}x{width}")
-    offsets = torch.arange(height, device=kernel.device) - height // 2
+    wide = finite(kernel)
+    offsets = torch.arange(height, device=wide.device) - height // 2
     rows, columns = (offsets.abs() < side for side in map_size)
-    return finite(kernel) * (rows[:, None] & columns)
+    return wide * (rows[:, None] & columns)
 
 
 def finite(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The weight in float64.
+    """The weight in float64, on a device that has it.
 
     Raises:
         ValueError: The weight has entries that are not finite.
     """
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("certificate: expected finite weights, got nan or inf; the model diverged")
-    return weight.double()
+    return in_float64(weight)

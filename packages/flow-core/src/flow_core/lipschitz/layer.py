@@ -5,11 +5,13 @@ from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.lipschitz.certified import Certified
 from flow_core.lipschitz.operators import StackedWeights, WeightOperator
 from flow_core.lipschitz.spectral import SpectralMethod, require_positive
+from flow_core.lipschitz.staleness import notice_drift
 
 Effective = tuple[Tensor, Tensor | None]
 ZERO_INIT_DIVISOR = 1000.0
@@ -20,14 +22,15 @@ class LipschitzLayer(Certified):
 
     sigma = uᵀ A(W) v is linear in W: it is <W, direction> with a constant `direction` of the shape
     of the weight. So effective weights cost a few operations on weights, never on feature maps.
-    The buffers `v` (a unit vector, the warm start) and `direction` move only in
-    `update_lipschitz`; u = A v / |A v| need not be kept.
+    The buffers `v` (a unit vector, the warm start), `direction` and `known_norm`, which is sigma at
+    that time, move only in `update_lipschitz`; u = A v / |A v| need not be kept.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
     v: Tensor
     direction: Tensor
+    known_norm: Tensor
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class LipschitzLayer(Certified):
         self.reset_parameters(zero_init)
         self.register_buffer("v", nn.functional.normalize(torch.randn(columns), dim=0))
         self.register_buffer("direction", torch.zeros(weight_shape))
+        self.register_buffer("known_norm", torch.zeros(()))
         self.update_lipschitz(spectral.initial_iterations)
 
     def reset_parameters(self, zero_init: bool) -> None:
@@ -76,9 +80,17 @@ class LipschitzLayer(Certified):
     def effective(self) -> Effective:
         """(weight, bias) to compute with: a value in the current grad mode; no state is touched.
 
-        The gradient goes through W and through sigma, with u and v constant.
+        The gradient goes through W and through sigma, with u and v constant. A pass of training
+        warns where `update_lipschitz` was forgotten.
         """
-        return effective_weight(self.weight, self.direction, self.coeff), self.bias
+        sigma = self.norm_estimate()
+        if self.training and torch.is_grad_enabled():
+            notice_drift(sigma.detach(), self.known_norm, self.coeff)
+        return self.weight / (sigma / self.coeff).clamp(min=1.0), self.bias
+
+    def norm_estimate(self) -> Float[Tensor, ""]:
+        """Sigma = <W, direction>, at most the norm of the raw weight."""
+        return torch.dot(self.weight.flatten(), self.direction.flatten())
 
     def update_lipschitz(self, iterations: int | None = None) -> None:
         """Follow the weight with the singular pair; the only thing that moves the buffers."""
@@ -88,12 +100,7 @@ class LipschitzLayer(Certified):
     def absorb(self, factor: float) -> None:
         """Make the raw weight `factor` <= 1 times the effective one; the two are equal then."""
         self.weight.copy_(self.effective()[0] * factor)
-
-
-def effective_weight(weight: Tensor, direction: Tensor, coeff: float) -> Tensor:
-    """W / max(1, sigma / coeff) with sigma = <W, direction>."""
-    sigma = torch.dot(weight.flatten(), direction.flatten())
-    return weight / (sigma / coeff).clamp(min=1.0)
+        self.known_norm.copy_(self.norm_estimate())
 
 
 @torch.no_grad()
@@ -110,13 +117,20 @@ def refresh(layers: Sequence[LipschitzLayer], iterations: int | None) -> None:
     first = layers[0]
     if first.weight.is_meta:
         return
-    operator = first.operator(torch.stack([layer.weight for layer in layers]))
+    weights = torch.stack([layer.weight for layer in layers])
+    operator = first.operator(weights)
     v = torch.stack([layer.v for layer in layers])
     u, v = first.spectral.refine(operator, v, iterations)
-    directions = operator.direction(u, v).view(len(layers), *first.weight.shape)
-    for layer, new_v, new_direction in zip(layers, v.unbind(), directions.unbind(), strict=True):
-        layer.v.copy_(new_v)
-        layer.direction.copy_(new_direction)
+    directions = operator.direction(u, v).view_as(weights)
+    known = norms(weights, directions)
+    for layer, *new in zip(layers, v.unbind(), directions.unbind(), known.unbind(), strict=True):
+        for buffer, value in zip((layer.v, layer.direction, layer.known_norm), new, strict=True):
+            buffer.copy_(value)
+
+
+def norms(weights: Tensor, directions: Tensor) -> Float[Tensor, " layers"]:
+    """Sigma = <W, direction> of stacked layers."""
+    return (weights * directions).flatten(1).sum(1)
 
 
 def require_coefficient(owner: str, coeff: float) -> None:

@@ -23,7 +23,7 @@ def concatenation(
 
 def effective(
     weights: Sequence[Tensor],
-    directions: Sequence[Tensor],
+    sigmas: Sequence[Tensor],
     coeffs: Sequence[float],
     scales: Sequence[Tensor] | None,
 ) -> tuple[Tensor, ...]:
@@ -31,11 +31,11 @@ def effective(
 
     Args:
         weights: Raw weights of each layer, stacked.
-        directions: Gradients of their norms, stacked.
+        sigmas: Estimates of their norms, stacked.
         coeffs: Of each layer.
         scales: Factors s of the input channels of each layer, stacked; None for ones.
     """
-    sizes = [divisors(*layer) for layer in zip(weights, directions, coeffs, strict=True)]
+    sizes = [divisors(*layer) for layer in zip(sigmas, coeffs, strict=True)]
     if scales is None:
         factors = [d.reciprocal().unsqueeze(1) for d in sizes]
     else:

@@ -7,6 +7,7 @@ from typing import ClassVar, cast, final
 
 import torch
 from flow_solvers import SMALL_DIMENSION, BoundMap
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from flow_core.lipschitz import (
     LipschitzLinear,
     make_activation,
 )
+from flow_core.lipschitz.batching import notice_forgotten_update
+from flow_core.lipschitz.layer import norms
 from flow_core.maps.bound_activation import bind_activation
 from flow_core.maps.bound_net import BoundNet
 from flow_core.maps.conditioner import Conditioner
@@ -97,9 +100,16 @@ class LipschitzNet(LipschitzMap):
         """Normalise the weights of equal nets together."""
         nets = [cast(LipschitzNet, m) for m in maps]
         columns = list(zip(*(net._layers() for net in nets), strict=True))
+        raw = [_stacked([layer.weight for layer in column]) for column in columns]
+        sigmas = [
+            norms(weight, _stacked([layer.direction for layer in column]))
+            for weight, column in zip(raw, columns, strict=True)
+        ]
+        # One layer tells: an update follows all layers of a net.
+        notice_forgotten_update(columns[-1], sigmas[-1])
         weights = effective(
-            [_stacked([layer.weight for layer in column]) for column in columns],
-            [_stacked([layer.direction for layer in column]) for column in columns],
+            raw,
+            sigmas,
             [layer.coeff for layer in self._layers()],
             self._input_scales(nets),
         )
@@ -221,7 +231,7 @@ class DenseNet(LipschitzNet):
     @torch.no_grad()
     def _stretch(self, i: int, gain: float) -> float:
         """√(η₁² + η₂²·gain²)."""
-        keep, write = concatenation(self.concat.double(), self.concat_bound)[i].tolist()
+        keep, write = concatenation(in_float64(self.concat), self.concat_bound)[i].tolist()
         return sqrt(keep**2 + (write * gain) ** 2)
 
 
