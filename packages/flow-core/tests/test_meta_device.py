@@ -47,6 +47,14 @@ def take_state(model: nn.Module, source: nn.Module) -> None:
     model.load_state_dict(source.state_dict())
 
 
+def assign_state(model: nn.Module, source: nn.Module) -> None:
+    """Take the tensors of a state themselves: no memory is made before."""
+    model.load_state_dict(source.state_dict(), assign=True)
+
+
+both_ways = pytest.mark.parametrize("take", [take_state, assign_state])
+
+
 def parameters(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
@@ -61,11 +69,16 @@ def test_every_bijection_can_be_made_without_memory(
 
 
 @single
+@both_ways
 @pytest.mark.cases("stateful")
 def test_a_state_makes_it_compute_what_the_original_does(
-    bijection: Bijection, on_meta: Bijection, x: Tensor, context: Tensor | None
+    bijection: Bijection,
+    on_meta: Bijection,
+    x: Tensor,
+    context: Tensor | None,
+    take: Callable[[nn.Module, nn.Module], None],
 ) -> None:
-    take_state(on_meta, bijection)
+    take(on_meta, bijection)
     y, log_det = bijection(x, context=context)
     for found, expected in zip(on_meta(x, context=context), (y, log_det), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -89,9 +102,10 @@ def image_models() -> list[FlowConfig | ContractiveConfig]:
     ]
 
 
+@both_ways
 @pytest.mark.parametrize("config", image_models())
 def test_models_of_integer_images_take_their_numbers_from_a_state(
-    config: FlowConfig | ContractiveConfig,
+    config: FlowConfig | ContractiveConfig, take: Callable[[nn.Module, nn.Module], None]
 ) -> None:
     def make() -> Dequantized:
         return Dequantized(image_flow(config, SHAPE), UniformDequantizer(), 8).eval()
@@ -102,7 +116,7 @@ def test_models_of_integer_images_take_their_numbers_from_a_state(
     initialize(original, images)
     assert is_without_memory(other)
     assert parameters(other) == parameters(original)
-    take_state(other, original)
+    take(other, original)
     bounds = []
     for model in (original, other):
         torch.manual_seed(1)
@@ -110,7 +124,10 @@ def test_models_of_integer_images_take_their_numbers_from_a_state(
     torch.testing.assert_close(bounds[1], bounds[0], rtol=0, atol=0)
 
 
-def test_noise_models_take_their_numbers_from_a_state() -> None:
+@both_ways
+def test_noise_models_take_their_numbers_from_a_state(
+    take: Callable[[nn.Module, nn.Module], None],
+) -> None:
     def make() -> Dequantized:
         noise = DequantizerConfig(kind="variational", width=4)
         flow = image_flow(SMALL, SHAPE)
@@ -120,20 +137,24 @@ def test_noise_models_take_their_numbers_from_a_state() -> None:
     images = torch.randint(0, 8, (30, *SHAPE))
     initialize(original, images)
     assert is_without_memory(other)
-    take_state(other, original)
+    take(other, original)
     noise = torch.rand(images.shape)
     found, expected = other(images, noise=noise), original(images, noise=noise)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_a_base_keeps_its_temperature() -> None:
+@both_ways
+def test_a_base_keeps_its_temperature_and_place(
+    take: Callable[[nn.Module, nn.Module], None],
+) -> None:
     def make() -> Flow:
         return Flow(StandardNormal((3,), temperature=0.5), Affine((3,)))
 
     original, other = make(), on_meta(make)
-    take_state(other, original)
+    take(other, original)
     x = torch.randn(2, 3)
     torch.testing.assert_close(other(x), original(x), rtol=0, atol=0)
+    assert other.sample((4,)).device == x.device
 
 
 def test_a_number_outside_the_state_is_noticed() -> None:

@@ -51,9 +51,9 @@ class StandardNormal(BaseDistribution):
         if not 0 < temperature < math.inf:
             raise ValueError(f"expected a positive temperature, got {temperature}")
         self.temperature = temperature
-        # A buffer follows `.to`, so samples come in the dtype and on the device of the model. It
-        # has no value that `to_empty` could lose.
-        self.register_buffer("_like", torch.empty(0), persistent=False)
+        # A buffer follows `.to` and is part of a state, so samples come in the dtype and on the
+        # device of the model. It has no value that `to_empty` could lose.
+        self.register_buffer("_like", torch.empty(0))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from flow_logdet import LogDet
 from flow_solvers import DerivativeListener, LinearSolution, Solution, derivative_error
+from flow_solvers.precision import in_float64
 from torch import Tensor, nn
 
 
@@ -89,7 +90,7 @@ class Report:
         solutions = self.solutions.get(name, [])
         log_dets = self.log_dets.get(name, [])
         errors = [error.mean() for error, _ in log_dets if error is not None]
-        counts = [s.evaluations.double().mean() for s in solutions if s.evaluations.numel()]
+        counts = [in_float64(s.evaluations).mean() for s in solutions if s.evaluations.numel()]
         growths = self.growths.get(name, [])
         residuals = [s.residual.max() for s in solutions if s.residual.numel()]
         return BlockSummary(

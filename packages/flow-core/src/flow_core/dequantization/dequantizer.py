@@ -23,7 +23,7 @@ class Dequantizer(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         # A buffer follows `.to`, so the noise comes in the dtype and on the device of the model.
-        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self.register_buffer("_like", torch.empty(0))
 
     @abstractmethod
     def _draw(self, x: Tensor, noise: Tensor, using: Settings | None) -> tuple[Tensor, Tensor]:

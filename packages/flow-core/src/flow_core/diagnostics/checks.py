@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from flow_solvers.precision import in_float64
 from torch import Tensor
 
 from flow_core.bijection import Bijection
@@ -64,7 +65,7 @@ def round_trip(
 
     with torch.no_grad():
         back = in_precision(bijection, there_and_back, x, context, dtype)
-        error = (back - x.to(back.dtype)).double()
+        error = in_float64(back - x.to(back))
     if error.numel() == 0:
         return RoundTrip(0.0, 0.0)
     return RoundTrip(float(error.abs().max()), float(error.square().mean().sqrt()))
@@ -95,7 +96,8 @@ def log_det_check(
         return log_det
 
     with torch.no_grad():
-        reported = bijection(x, context=context, using=using)[1].double()
+        reported = bijection(x, context=context, using=using)[1]
+    reported = in_float64(reported)
     exact = in_precision(bijection, exact_log_det, x, context, torch.float64)
     if x.shape[0] == 0:
         return LogDetCheck(0, math.nan, math.nan, 0.0)

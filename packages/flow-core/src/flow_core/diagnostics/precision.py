@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
+from flow_solvers.precision import float64_device
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -45,4 +46,6 @@ def _tensors(bijection: Bijection) -> Iterator[tuple[str, Tensor]]:
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.float64:
+        value = value.to(float64_device(value.device))
     return value.to(dtype) if value.is_floating_point() else value

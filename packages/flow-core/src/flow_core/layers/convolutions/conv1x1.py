@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import final
 
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class Conv1x1(Bijection):
     @torch.no_grad()
     def bounds(self) -> Bounds:
         """The largest singular value of W and one over the smallest, in float64."""
-        values = torch.linalg.svdvals(self.matrix.dense().double())
+        values = torch.linalg.svdvals(in_float64(self.matrix.dense()))
         largest, smallest = float(values[0]), float(values[-1])
         # More than the error of LAPACK, which is relative to the largest.
         error = 10 * self.matrix.size * torch.finfo(torch.float64).eps * largest

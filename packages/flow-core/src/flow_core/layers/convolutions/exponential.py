@@ -4,6 +4,7 @@ import math
 from typing import final
 
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def _norm_bound(kernel: Float[Tensor, "channels channels size size"]) -> float:
     Raises:
         ValueError: If the kernel is not finite, or so large that its exponential is not.
     """
-    magnitudes = kernel.double().abs().sum((2, 3))
+    magnitudes = in_float64(kernel).abs().sum((2, 3))
     bound = float((magnitudes.sum(0).max() * magnitudes.sum(1).max()).sqrt())
     if not bound < _LARGEST:
         raise ValueError(

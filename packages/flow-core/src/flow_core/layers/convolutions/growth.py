@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -38,8 +39,8 @@ def growth_bound(taps: Taps) -> float:
     that are computed with, rounded up by more than the error of the sums.
     """
     own = taps.log_diagonal
-    per_own = None if own is None else own.exp().double().reciprocal()
-    rho = float(_row_sums(taps.weight.double(), per_own).max()) * (1 + 1e-12)
+    per_own = None if own is None else in_float64(own.exp()).reciprocal()
+    rho = float(_row_sums(in_float64(taps.weight), per_own).max()) * (1 + 1e-12)
     largest = 1.0 if per_own is None else float(per_own.max())
     return largest / (1 - rho) * (1 + 1e-12) if rho < 1 else float("inf")
 
