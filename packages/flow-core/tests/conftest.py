@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import TypeVar
 
 import pytest
 import torch
@@ -48,12 +49,13 @@ from flow_core.layers import (
     macow_unit,
 )
 from flow_core.layers.convolutions.masked import SIDES, Side
-from flow_core.maps import DenseNet, FeedForwardNet
+from flow_core.maps import DenseNet, FeedForwardNet, SandwichNet
 from flow_core.settings import Settings, Solve
 from flow_core.views import Frozen
 from flow_solvers import Tolerance
 from torch import Tensor
 
+Net = TypeVar("Net", DenseNet, SandwichNet)
 BATCH = 3
 
 
@@ -121,6 +123,10 @@ def dense(channels: int, context: int | None = None, activation: str = "cpila") 
     return conditioned(net)
 
 
+def sandwich(features: int, context: int | None = None) -> SandwichNet:
+    return conditioned(SandwichNet(features, (5, 4), lipschitz=0.8, context_features=context))
+
+
 def conv(channels: int, side: int, context: int | None = None) -> DenseNet:
     size = (side, side)
     net = DenseNet(channels, growth=4, depth=1, coeff=0.8, map_size=size, context_features=context)
@@ -143,7 +149,7 @@ def feedforward(channels: int) -> FeedForwardNet:
     return FeedForwardNet(channels, [6, 6], activation="sin", coeff=0.9)
 
 
-def conditioned(net: DenseNet) -> DenseNet:
+def conditioned(net: Net) -> Net:
     """Conditioners start at zero: move them, or the context would have no effect."""
     for name, p in net.named_parameters():
         if name.startswith("conditioner"):
@@ -259,6 +265,9 @@ CASES = [
     Case("monotone-5d", lambda: Monotone(feedforward(5)), (5,)),
     Case("monotone-context", lambda: Monotone(dense(2, 3)), (2,), (3,)),
     Case("monotone-image-context", lambda: Monotone(conv(1, 2, context=2)), (1, 2, 2), (2, 2, 2)),
+    Case("residual-sandwich", lambda: Residual(sandwich(5)), (5,)),
+    Case("monotone-sandwich", lambda: Monotone(sandwich(2, 3)), (2,), (3,)),
+    Case("implicit-sandwich", lambda: Implicit(sandwich(3), sandwich(3)), (3,)),
     Case("implicit-2d", lambda: Implicit(dense(2), feedforward(2)), (2,)),
     Case("implicit-6d", lambda: Implicit(feedforward(6), dense(6)), (6,)),
     Case("implicit-context", lambda: Implicit(dense(2, 3), dense(2, 3)), (2,), (3,)),

@@ -154,6 +154,7 @@ def test_a_base_keeps_its_temperature_and_place(
     take(other, original)
     x = torch.randn(2, 3)
     torch.testing.assert_close(other(x), original(x), rtol=0, atol=0)
+    assert isinstance(other, Flow)
     assert other.sample((4,)).device == x.device
 
 

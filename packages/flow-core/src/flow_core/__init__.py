@@ -95,6 +95,7 @@ from flow_core.maps import (
     FeedForwardNet,
     LipschitzMap,
     LipschitzNet,
+    SandwichNet,
 )
 from flow_core.models import (
     ContractiveConfig,
@@ -166,6 +167,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "SELUTransform",
+    "SandwichNet",
     "ScaleFunction",
     "SelfNormConv2d",
     "SelfNormLinear",

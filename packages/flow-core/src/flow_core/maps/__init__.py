@@ -3,13 +3,15 @@
 `LipschitzMap` is the base of recipes: it binds raw parameters to a `flow_solvers.BoundMap`.
 `LipschitzNet` is the one for layers with activations between them, with a rule of how layers join
 (`joins.py`); its kinds are `DenseNet` (concatenates) and `FeedForwardNet` (replaces). `BoundNet` is
-such a net bound: a value that holds effective weights.
+such a net bound: a value that holds effective weights. `SandwichNet` is Lipschitz by construction,
+and binds to one too.
 """
 
 from flow_core.maps.bound_net import BoundNet, DenseLinearization, NetLinearization
 from flow_core.maps.linearizations import FirstOrderPart
 from flow_core.maps.lipschitz_map import LipschitzMap
 from flow_core.maps.nets import DenseNet, FeedForwardNet, LipschitzNet
+from flow_core.maps.sandwich import SandwichNet
 
 __all__ = [
     "BoundNet",
@@ -20,4 +22,5 @@ __all__ = [
     "LipschitzMap",
     "LipschitzNet",
     "NetLinearization",
+    "SandwichNet",
 ]

@@ -27,10 +27,13 @@ class Activation(nn.Module, ABC):
     Attributes:
         expansion: Output channels per input channel.
         lipschitz: Proven bound of the l2 norm of the Jacobian, whatever the parameters are.
+        slope_restricted: Whether it acts on each number alone, with slopes in [0, 1] whatever the
+            parameters are: what maps ask for that are Lipschitz by construction.
     """
 
     expansion: ClassVar[int] = 1
     lipschitz: float = 1.0
+    slope_restricted: ClassVar[bool] = False
 
     @abstractmethod
     def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:

@@ -18,6 +18,8 @@ SELU_ALPHA = 1.6732632423543772
 class ReLU(Activation):
     """max(x, 0); the slope at 0 is 0."""
 
+    slope_restricted = True
+
     def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """max(a, 0)."""
         return functional.relu(a)
@@ -47,6 +49,8 @@ class CReLU(Activation):
 class ELU(Activation):
     """x for x > 0, else exp(x) - 1 (Clevert et al. 2016 with alpha = 1)."""
 
+    slope_restricted = True
+
     def value(self, a: Inputs, dim: int, params: Params = None) -> Outputs:
         """ELU(a)."""
         return functional.elu(a)
@@ -73,6 +77,8 @@ class SELU(Activation):
 
 class LipschitzCube(Activation):
     """x³ / 3 on [-1, 1], continued with slope 1 (from the code of Residual Flows)."""
+
+    slope_restricted = True
 
     def value_and_slope(self, a: Inputs, dim: int, params: Params = None) -> OutputsAndSlope:
         """The continued cube and min(a², 1)."""
