@@ -23,7 +23,7 @@ from flow_core.blocks import (
     Residual,
     inverse_residual,
 )
-from flow_core.bounds import Bounds
+from flow_core.bounds import Bounds, contraction_for_condition
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.dequantization import (
     Dequantized,
@@ -186,6 +186,7 @@ __all__ = [
     "ZeroConv2d",
     "bits_per_dim",
     "cinc",
+    "contraction_for_condition",
     "convolutional_conditioner",
     "dense_conditioner",
     "diagnose",
