@@ -35,7 +35,7 @@ class Direct:
         accepted = relative <= rtol
         if not bool(accepted.all()):
             size = torch.linalg.matrix_norm(shift) + 1
-            accepted = relative <= rounding_floor(size * samples.norm(value), rtol)
+            accepted = relative <= rounding_floor(size * samples.plain_norm(value), rtol)
         return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
 
 

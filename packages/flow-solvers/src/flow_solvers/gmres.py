@@ -144,13 +144,13 @@ class _Systems:
         start = torch.where(active.unsqueeze(1), self.residual[cover], 0)
         found = _minimise(matvec, start.reshape(rows), self._aim(cover), steps)
         value = self.value[cover] + found.correction
-        length = found.size * samples.norm(value)
+        length = found.size * samples.plain_norm(value)
         self.noise[cover] = torch.finfo(length.dtype).eps / 2 * length
         measured = bool((active & (self.noise[cover] > _NEGLIGIBLE * self.rtol)).any())
         residual = found.residual
         if measured:
             residual = self.direction[cover] - samples.flat(matvec(value.reshape(rows)))
-        relative = samples.norm(residual)
+        relative = samples.plain_norm(residual)
         self.products[cover] += found.widths + active * int(measured)
         self._judge(cover, active, relative, rounding_floor(length, self.rtol))
         self.value[cover], self.residual[cover] = value, residual

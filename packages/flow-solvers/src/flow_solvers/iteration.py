@@ -19,6 +19,10 @@ from flow_solvers.tolerance import Tolerance, require_same_shape
 class Method(ABC):
     """One solve by one method: its memory, and the increments that it proposes.
 
+    Where numbers of a sample are so large or so small that their squares may not fit the dtype, w
+    and the residual that a method sees of it are both multiplied by one power of two, for the whole
+    solve, and its increments are taken in the same unit. `evaluate` sees w itself.
+
     Attributes:
         growth: A sample whose residual exceeds `growth` times its best one is taken back to its
             best iterate; what the bad step taught is kept, so that the next one is another.
@@ -96,11 +100,13 @@ class _Iteration:
         self.method, self.bound, self.x = method, bound, x
         self.w = self.start = self.best = start
         self.residual = self.best_residual = x
-        self.rtol, self.floor = tolerance.relative(x.dtype), tolerance.floor(x)
+        self.rtol = tolerance.relative(x.dtype)
+        self.floor: float | Numbers = tolerance.floor(x)
         self.patience = patience
         self.ledger: Ledger | None = None
         self.rows: Counts | None = None
         self.outcome: _Outcome | None = None
+        self.unit: Float[Tensor, " batch *ones"] | None = None
 
     def run(self, budget: int) -> Solution:
         """Evaluate until every sample is solved or given up."""
@@ -111,19 +117,19 @@ class _Iteration:
             self._move(ledger)
             unseen = min(ledger.unseen, budget - calls - 1)
             for _ in range(unseen):
-                self.w = self.x - self.method.evaluate(self.bound, self.w)
+                self.w = self.x - self._image()
             calls += unseen + 1
             self._evaluate(unseen + 1)
         return self._solution(ledger, calls)
 
     def _evaluate(self, evaluations: int) -> Ledger:
-        value = self.method.evaluate(self.bound, self.w)
+        value = self._image()
         require_same_shape(value, self.w)
         self.residual = self.x - self.w
         self.residual -= value
         measured = self.residual, self.w, value
         if self.ledger is None:
-            sizes, *lengths = samples.lengths(self.x, *measured)
+            sizes, *lengths = self._rescaled(samples.safe_lengths(self.x, *measured))
             ledger = self.ledger = self._open(sizes)
         else:
             lengths, ledger = [*samples.lengths(*measured)], self.ledger
@@ -131,6 +137,28 @@ class _Iteration:
         ledger.judge(norm, size_w, size_value, evaluations)
         self._keep_best(ledger.better)
         return ledger
+
+    def _image(self) -> Float[Tensor, " batch *shape"]:
+        """G(w), in the units of the samples as w is."""
+        if self.unit is None:
+            return self.method.evaluate(self.bound, self.w)
+        return self.method.evaluate(self.bound, self.w / self.unit) * self.unit
+
+    def _rescaled(
+        self, lengths: Float[np.ndarray, " tensors batch"]
+    ) -> Float[np.ndarray, " tensors batch"]:
+        """Norms of x, r, w and G(w) in units in which their squares fit, as everything is then."""
+        exponents = samples.exponents(lengths.max(0), self.x.dtype)
+        if exponents is None:
+            return lengths
+        units = np.ldexp(1.0, exponents)
+        self.unit = unit = samples.per_sample(_on(units, self.w), self.w).to(self.w.dtype)
+        self.x, self.w, self.residual = self.x * unit, self.w * unit, self.residual * unit
+        self.best, self.best_residual = self.w, self.residual
+        tiny = torch.finfo(self.w.dtype).tiny  # what makes the floor more than zero, in any unit
+        self.floor = tiny + (self.floor - tiny) * units
+        lengths *= units
+        return lengths
 
     def _open(self, sizes: Numbers) -> Ledger:
         return Ledger(
@@ -186,6 +214,7 @@ class _Iteration:
         self.method.select(rows)
         self.x, self.w, self.residual = self.x[rows], self.w[rows], self.residual[rows]
         self.best, self.best_residual = self.best[rows], self.best_residual[rows]
+        self.unit = None if self.unit is None else self.unit[rows]
 
     def _part(self, ledger: Ledger) -> _Outcome:
         """What is known of the samples that are still in the batch."""
@@ -193,7 +222,11 @@ class _Iteration:
         if np.count_nonzero(unseen):
             value = torch.where(self._mask(unseen), math.nan, value)
         # Copies: later parts are stored into what becomes the outcome.
-        return _Outcome(value, ledger.best.copy(), ledger.status(), ledger.evaluations.copy())
+        norm = ledger.best.copy()
+        if self.unit is not None:
+            value = value / self.unit
+            norm /= self.unit.reshape(len(norm)).numpy(force=True)
+        return _Outcome(value, norm, ledger.status(), ledger.evaluations.copy())
 
     def _solution(self, ledger: Ledger, calls: int) -> Solution:
         outcome = self._part(ledger)
@@ -201,7 +234,7 @@ class _Iteration:
         if self.outcome is not None and self.rows is not None:
             self.outcome.store(self.rows, outcome)
             outcome = self.outcome
-        elif self.best is self.w:
+        elif self.best is self.w and self.unit is None:
             kept = self.method.linearization
         value = outcome.value
         rms = outcome.norm / math.sqrt(max(samples.flat(self.x).shape[1], 1))

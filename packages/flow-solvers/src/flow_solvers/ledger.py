@@ -30,7 +30,7 @@ class Ledger:
     Args:
         sizes: Norms of the right-hand sides.
         rtol: Relative tolerance.
-        floor: Absolute tolerance of a norm.
+        floor: Absolute tolerance of a norm, one for all or one per sample.
         patience: Evaluations without a better residual after which a sample is given up.
         growth: A residual this many times the best one is to be taken back.
         coast: The batch coasts, from its start on, while this many Picard steps will solve it.
@@ -48,7 +48,14 @@ class Ledger:
     """
 
     def __init__(
-        self, sizes: Numbers, rtol: float, floor: float, *, patience: int, growth: float, coast: int
+        self,
+        sizes: Numbers,
+        rtol: float,
+        floor: float | Numbers,
+        *,
+        patience: int,
+        growth: float,
+        coast: int,
     ) -> None:
         self._threshold, self._rtol = rtol * sizes + floor, rtol
         self._patience, self._growth, self._coast = patience, growth, coast

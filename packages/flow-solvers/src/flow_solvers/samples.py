@@ -1,11 +1,12 @@
 """Operations that treat every sample of a batch on its own."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 # Up to here a sample's whole Jacobian costs little more than one product with it.
@@ -16,6 +17,10 @@ _COMPACT_FROM_NUMEL = 1024
 _TOGETHER_UP_TO_NUMEL = 16384
 # For matrices below this size torch has no fast product on a CPU.
 _SLOW_PRODUCT_BELOW_NUMEL = 400
+# Sums of squares in float64 are accurate from here on.
+_LEAST_NORM = 1e-140
+# Norms of samples whose residuals can be squared from the first to the last one.
+_SQUARES_FIT = {torch.float32: (1e-9, 1e14), torch.float64: (1e-120, 1e140)}
 
 
 def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"]:
@@ -26,8 +31,16 @@ def flat(tensor: Shaped[Tensor, " batch *shape"]) -> Shaped[Tensor, " batch dim"
 
 
 def norm(tensor: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
-    """Euclidean norm of every sample."""
-    return _wide_norm(flat(tensor)).to(tensor.dtype)
+    """Euclidean norm of every sample, safe from over- and underflow."""
+    rows = flat(tensor)
+    if tensor.dtype == torch.float32 or _by_columns(rows):
+        return plain_norm(rows)
+    return _scaled_norm(rows)
+
+
+def plain_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
+    """Euclidean norm of every sample, where squares of float64 numbers fit float64."""
+    return _wide_norm(rows).to(rows.dtype)
 
 
 def lengths(*tensors: Float[Tensor, " batch *shape"]) -> Float[np.ndarray, " tensors batch"]:
@@ -35,21 +48,68 @@ def lengths(*tensors: Float[Tensor, " batch *shape"]) -> Float[np.ndarray, " ten
 
     Small tensors are measured together: each operation costs more than the work that it does.
     """
+    return _measured(_wide_norm, [flat(tensor) for tensor in tensors])
+
+
+def safe_lengths(*tensors: Float[Tensor, " batch *shape"]) -> Float[np.ndarray, " tensors batch"]:
+    """`lengths`, safe from over- and underflow.
+
+    Squares that do not fit float64 show in the norms, and only then is measured again.
+    """
     rows = [flat(tensor) for tensor in tensors]
+    found = _measured(_wide_norm, rows)
+    if rows[0].dtype == torch.float32 or _by_columns(rows[0]):
+        return found
+    fit = (found > _LEAST_NORM) & (found < math.inf)
+    return found if np.count_nonzero(fit) == fit.size else _measured(_scaled_norm, rows)
+
+
+def _measured(
+    measure: Callable[[Tensor], Tensor], rows: Sequence[Tensor]
+) -> Float[np.ndarray, " tensors batch"]:
     if rows[0].numel() > _TOGETHER_UP_TO_NUMEL:
-        found = torch.stack([_wide_norm(row) for row in rows])
-    else:
-        found = _wide_norm(torch.cat(rows)).reshape(len(rows), len(rows[0]))
-    return found.numpy(force=True)
+        return torch.stack([measure(row) for row in rows]).numpy(force=True)
+    return measure(torch.cat([*rows])).reshape(len(rows), len(rows[0])).numpy(force=True)
+
+
+def _by_columns(rows: Float[Tensor, " batch dim"]) -> bool:
+    """A reduction over a few neighbours costs ten times as much as passes over columns."""
+    return 0 < rows.shape[1] <= SMALL_DIMENSION
 
 
 def _wide_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
-    if 1 < rows.shape[1] <= SMALL_DIMENSION:
-        # A reduction over a few neighbours costs ten times as much as passes over columns.
-        return reduce(torch.hypot, rows.unbind(1))
+    if _by_columns(rows):
+        first, *others = rows.unbind(1)
+        return reduce(torch.hypot, others, first) if others else first.abs()
     # Squares of float32 numbers neither overflow nor vanish in float64.
     wide: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return wide
+
+
+def _scaled_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
+    """The norm by way of the largest number, for numbers whose squares do not fit the dtype."""
+    if not rows.shape[1]:
+        return _wide_norm(rows)
+    largest: Tensor = torch.linalg.vector_norm(rows, math.inf, dim=1, keepdim=True)
+    # An infinite one has to stay infinite, and a zero to stay zero.
+    unit = largest.clamp(torch.finfo(rows.dtype).tiny, torch.finfo(rows.dtype).max)
+    scaled: Tensor = torch.linalg.vector_norm(rows / unit, dim=1)
+    return scaled * unit.squeeze(1)
+
+
+def exponents(
+    sizes: Float[np.ndarray, " batch"], dtype: torch.dtype
+) -> Int[np.ndarray, " batch"] | None:
+    """Powers of two that bring samples of such norms to one; 0 where squares fit the dtype anyway.
+
+    None where they do for every sample.
+    """
+    least, largest = _SQUARES_FIT[dtype]
+    extreme = ((sizes < least) & (sizes > 0)) | ((sizes > largest) & (sizes < math.inf))
+    if not np.count_nonzero(extreme):
+        return None
+    limit = math.frexp(torch.finfo(dtype).max)[1] - 2
+    return np.where(extreme, -np.frexp(sizes)[1], 0).clip(-limit, limit)
 
 
 def per_sample(

@@ -31,7 +31,10 @@ def solve_refined(
     first = solve(rhs)
     residual = _residual(jacobian, first, rhs)
     second = first + solve(residual)
-    before, after = samples.norm(residual), samples.norm(_residual(jacobian, second, rhs))
+    before, after = (
+        samples.plain_norm(residual),
+        samples.plain_norm(_residual(jacobian, second, rhs)),
+    )
     better = after < before
     value = torch.where(better.unsqueeze(1), second, first)
     return value, torch.where(better, after, before)

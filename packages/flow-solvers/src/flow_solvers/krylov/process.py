@@ -17,7 +17,7 @@ def unit(vector: Float[Tensor, " batch dim"]) -> tuple[Tensor, Tensor]:
         vector.abs().amax(dim=1, keepdim=True) if vector.shape[1] else vector[:, :0].sum(1, True)
     )
     scaled = vector / torch.where(largest > 0, largest, 1)
-    length = samples.norm(scaled).unsqueeze(1)
+    length = samples.plain_norm(scaled).unsqueeze(1)
     return scaled / torch.where(length > 0, length, 1), (length * largest).squeeze(1)
 
 
@@ -54,18 +54,17 @@ class OrthonormalRows:
             which samples broke down, because the rows span an invariant space already.
         """
         rows = self.rows
-        before: Tensor = torch.linalg.vector_norm(vector, dim=1)
-        coefficients = torch.zeros_like(rows[:, :, 0])
-        for _ in range(2):
-            along = samples.products(rows, vector)
-            vector = samples.add_rows(vector, along, rows, -1.0)
-            coefficients = coefficients + along
-        length: Tensor = torch.linalg.vector_norm(vector, dim=1)
+        before = samples.plain_norm(vector)
+        coefficients = samples.products(rows, vector)
+        vector = samples.add_rows(vector, coefficients, rows, -1.0)
+        left = samples.products(rows, vector)
+        vector = samples.add_rows(vector, left, rows, -1.0)
+        length = samples.plain_norm(vector)
         broke = length <= _BREAKDOWN_EPS * torch.finfo(length.dtype).eps * before
         length = torch.where(broke, 0, length)
         inverse = torch.where(broke, 0, torch.where(broke, 1, length).reciprocal_())
         self._append(vector * inverse.unsqueeze(1))
-        return coefficients, length, broke
+        return coefficients + left, length, broke
 
     def _append(self, row: Float[Tensor, " batch dim"]) -> None:
         if self.count == self._store.shape[1]:
