@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flow_solvers import samples
 from flow_solvers.adjoint import default_adjoint
 from flow_solvers.defaults import default_solver
 from flow_solvers.implicit import (
@@ -76,7 +77,8 @@ def resolvent(
     first = x.detach() if start is None else start.detach().to(x.dtype)
     solution = solve_implicit(problem, x, first, tensors)
     if lipschitz is not None:
-        solution = replace(solution, error_bound=solution.residual / (1 - lipschitz))
+        exact = solution.residual + _rounding(x.detach(), solution)
+        solution = replace(solution, error_bound=exact / (1 - lipschitz))
     if on_failure == "raise" and not solution.all_converged:
         raise SolverError("w + G(w) = x", solution.residual, solution.status, solution)
     return solution
@@ -110,6 +112,19 @@ def fixed_point(
         lipschitz=lipschitz,
         on_failure=on_failure,
     )
+
+
+@torch.no_grad()
+def _rounding(x: Float[Tensor, " batch *shape"], solution: Solution) -> Float[Tensor, " batch"]:
+    """How much larger than it was evaluated the residual may be, by rounding.
+
+    The subtractions of x - w - G(w) round by eps/2 of their results, x - w and r. G(w), whose size
+    is at most that of x - w and r, is taken to be right to within 4·eps·(rms w + rms G(w)).
+    """
+    w = solution.value.detach()
+    root = math.sqrt(max(math.prod(x.shape[1:]), 1))
+    sizes = (4 * samples.norm(w) + 5 * samples.norm(x - w)) / root
+    return torch.finfo(x.dtype).eps * (sizes + 5 * solution.residual)
 
 
 def _check(x: Tensor, start: Tensor | None, lipschitz: float | None) -> None:

@@ -30,10 +30,13 @@ class Solution:
 
     Attributes:
         value: The best iterate, in the units of x.
-        residual: rms of x - w - G(w) at `value`.
+        residual: rms of x - w - G(w) at `value`, as evaluated in the precision of x.
         evaluations: Evaluations of G that the sample took part in while it was unsolved.
         status: A `Status` per sample.
-        error_bound: rms distance to the exact solution, residual/(1 - L), where L is certified.
+        error_bound: rms distance to the exact solution, (residual + ρ)/(1 - L), where L is
+            certified. ρ = eps·(4 rms w + 5 rms(x - w) + 5 residual) is what rounding may have taken
+            from the residual: it covers the subtractions, and a G that is evaluated to within
+            4·eps·(rms w + rms G(w)), as nets of a few layers are.
         calls: Batched calls of G, the sequential depth of the solve.
         linearization: G linearized at `value`, where the solver has it anyway; differentiable like
             `value`, as a function of x and of the tensors of G.

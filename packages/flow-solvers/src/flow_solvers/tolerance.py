@@ -31,10 +31,16 @@ class Tolerance:
     The residual r = x - w - G(w) is the one at the value that is returned. Every sample keeps the
     tolerance; nothing is averaged over the batch.
 
+    The residual is evaluated in the precision of x. In exact arithmetic it is within the tolerance
+    with rtol + 5·eps in place of rtol, where G(w) is evaluated to within
+    4·eps·(rms w + rms G(w)): within 1.6 times the default tolerance in float32, 1.00002 times in
+    float64.
+
     Attributes:
         rtol: Relative tolerance; None stands for 1e-6 in float32 and 1e-10 in float64. It is never
             taken below four units in the last place of the dtype.
-        atol: Absolute tolerance, in the units of x.
+        atol: Absolute tolerance, in the units of x; at least the smallest normal number of the
+            dtype, for which a residual of zero is enough.
 
     Raises:
         ValueError: A tolerance is negative or not a number.
