@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
-from flow_solvers import without_autocast
+from flow_solvers import without_autocast, without_autocast_backward
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -182,7 +182,9 @@ class Bijection(nn.Module, ABC):
             raise TypeError(f"expected a tensor, got {type(x).__name__}")
         x, how = self._begin(x, how)
         with without_autocast(x):
-            return self._run(x, how)
+            outputs = self._run(x, how)
+        without_autocast_backward(outputs, (x, how.context))
+        return outputs
 
     def _run(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """One layer: its checks and its hook."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_logdet.estimator import LogDet
+from flow_logdet.gradient import keep_precision
 from flow_logdet.kinds import Kind
 from flow_logdet.stochastic import check_counts
 
@@ -54,6 +55,7 @@ class Exact:
         # Half precision has no factorization, and a log-determinant needs the digits.
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
         value = _closed_form(jacobian, kind) if 0 < dim <= 2 else _slogdet(jacobian, kind)
+        keep_precision(value, linearization)
         return LogDet(value=value, standard_error=None, products=dim)
 
 

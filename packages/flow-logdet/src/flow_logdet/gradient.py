@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from flow_solvers import Untransformed, without_autocast_backward
 from flow_solvers.maps import Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -92,16 +93,24 @@ def is_differentiable(linearization: Linearization) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in leaves)
 
 
+def keep_precision(value: Float[Tensor, " batch"], linearization: Linearization) -> None:
+    """Let the backward pass of a log-determinant round nothing, even where autocast is on."""
+    ends = (linearization.point, *linearization.bound.tensors())
+    without_autocast_backward((value,), ends)
+
+
 def with_gradient(
     value: Float[Tensor, " batch"], surrogate: Float[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """`value`, with the first derivative of `surrogate`; a second derivative raises."""
-    return cast(Tensor, _WithGradient.apply(value, surrogate))
+    function = _WithGradient if torch.compiler.is_compiling() else _EagerWithGradient
+    return cast(Tensor, function.apply(value, surrogate))
 
 
 def refuse_second_derivative(gradient: Tensor, *anchors: Tensor) -> Tensor:
     """`gradient`, raising when it is differentiated towards anything that `anchors` depend on."""
-    return cast(Tensor, _Refuse.apply(gradient, *anchors))
+    function = _Refuse if torch.compiler.is_compiling() else _EagerRefuse
+    return cast(Tensor, function.apply(gradient, *anchors))
 
 
 class _WithGradient(Function):
@@ -133,3 +142,10 @@ class _Refuse(Function):
             "a stochastic log-determinant has no second derivative; use flow_logdet.Exact where "
             "gradients of gradients are needed"
         )
+
+
+# Compilers accept no Function that has a rule for forward mode, not even one that refuses it.
+class _EagerWithGradient(Untransformed, _WithGradient): ...
+
+
+class _EagerRefuse(Untransformed, _Refuse): ...

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
-from flow_solvers import without_autocast
+from flow_solvers import Untransformed, refuse_batched, refuse_forward_mode, without_autocast
 from flow_solvers.maps import BoundMap, Index, Linearization
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import Function
 
 from flow_logdet.estimator import LogDet
 from flow_logdet.gradient import (
@@ -94,6 +93,7 @@ class RecomputedLinearization:
     """
 
     def __init__(self, bound: BoundMap, point: Float[Tensor, " batch *shape"]) -> None:
+        refuse_forward_mode(point, *bound.tensors())
         self.bound = bound
         self.point = point
         with torch.no_grad():
@@ -143,7 +143,7 @@ def _rebuild(
     )
 
 
-class _Rebuild(Function):
+class _Rebuild(Untransformed):
     @staticmethod
     def forward(
         value: list[Tensor], bound: BoundMap, slot: _Slot, point: Tensor, *tensors: Tensor
@@ -159,6 +159,7 @@ class _Rebuild(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        refuse_batched(*grad_outputs)
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         needed: tuple[bool, ...] = ctx.needs_input_grad[3:]
         with without_autocast(saved[0]), torch.enable_grad():

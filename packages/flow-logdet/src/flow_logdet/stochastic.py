@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from flow_solvers import refuse_forward_mode
 from flow_solvers.maps import BoundMap, Linearization
 from jaxtyping import Float
 from torch import Tensor
 
 from flow_logdet.estimator import LogDet
 from flow_logdet.first_order import control_samples, first_order_of, has_first_order
-from flow_logdet.gradient import Estimate, Pairs, is_differentiable, with_gradient
+from flow_logdet.gradient import Estimate, Pairs, is_differentiable, keep_precision, with_gradient
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe
 
@@ -49,11 +50,13 @@ class StochasticEstimator(ABC):
     @final
     def log_det(self, linearization: Linearization, kind: Kind) -> LogDet:
         """An estimate per sample, with the first derivative of the log-determinant."""
+        refuse_forward_mode(linearization.point, *linearization.bound.tensors())
         estimate = self.estimate(linearization, kind)
         value, products = estimate.value, estimate.products
         if is_differentiable(linearization):
             surrogate = estimate.surrogate(kind)
             value = with_gradient(value, surrogate(linearization))
+            keep_precision(value, linearization)
             products += surrogate.products
         return LogDet(value=value, standard_error=estimate.standard_error, products=products)
 

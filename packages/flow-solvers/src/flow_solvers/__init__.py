@@ -22,13 +22,14 @@ from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator
 from flow_solvers.maps import BoundMap, Index, Linearization
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
-from flow_solvers.precision import widen, without_autocast
+from flow_solvers.precision import widen, without_autocast, without_autocast_backward
 from flow_solvers.pull_back import pull_back
 from flow_solvers.resolvent import fixed_point, resolvent
 from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
+from flow_solvers.untransformed import Untransformed, refuse_batched, refuse_forward_mode
 
 __all__ = [
     "SMALL_DIMENSION",
@@ -61,6 +62,7 @@ __all__ = [
     "Status",
     "Tangent",
     "Tolerance",
+    "Untransformed",
     "default_adjoint",
     "default_solver",
     "derivative_error",
@@ -69,10 +71,13 @@ __all__ = [
     "iterate",
     "krylov",
     "pull_back",
+    "refuse_batched",
+    "refuse_forward_mode",
     "require_on_failure",
     "resolvent",
     "solve_adjoint",
     "solve_tangent",
     "widen",
     "without_autocast",
+    "without_autocast_backward",
 ]

@@ -23,12 +23,13 @@ from flow_solvers.linear import (
     relative_tolerance,
 )
 from flow_solvers.maps import BoundMap, Linearization
-from flow_solvers.precision import without_autocast
+from flow_solvers.precision import without_autocast, without_autocast_backward
 from flow_solvers.pull_back import gradients, pull_back_to
 from flow_solvers.root import Demand, pull_root
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
 from flow_solvers.tolerance import Tolerance
+from flow_solvers.untransformed import Untransformed, refuse_batched, refuse_transforms
 
 OnFailure = Literal["raise", "return"]
 Transpose = type[Adjoint] | type[Tangent]
@@ -82,6 +83,7 @@ def solve_implicit(
     dL/dx = v and dL/dθ = -vᵀ ∂G/∂θ with (I + Jᵀ) v = dL/dw. Where the solver has the whole J at w,
     it is differentiable too: as a function of x and θ, through w.
     """
+    refuse_transforms(x, start, *tensors)
     slot = _Slot(start)
     value, jacobian = cast("tuple[Tensor, Tensor | None]", _Root.apply(problem, slot, x, *tensors))
     assert slot.solution is not None
@@ -91,7 +93,7 @@ def solve_implicit(
     return replace(slot.solution, value=value, linearization=linearization)
 
 
-class _Root(torch.autograd.Function):
+class _Root(Untransformed):
     @staticmethod
     def forward(
         problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor
@@ -124,9 +126,11 @@ class _Root(torch.autograd.Function):
         value, jacobian, *tensors = ctx.saved_tensors
         if cotangents == (None, None):
             return (None, None, None, *(None for _ in tensors))
+        refuse_batched(*cotangents)
         point = _Point(ctx.problem, value, jacobian, tensors, ctx.needs_input_grad[3:], ctx.known)
         with without_autocast(value):
             solved, grads = point.pull_back(*cotangents)
+        _keep_precision((solved, *grads), (value, *tensors, *cotangents))
         return (None, None, solved, *grads)
 
 
@@ -219,7 +223,7 @@ class _Point:
         return solved, gradients([image], aliases, self.needed, [-solved])
 
 
-class _LinearSolve(torch.autograd.Function):
+class _LinearSolve(Untransformed):
     """v with (I + Jᵀ) v = g, or u with (I + J) u = g; each is the derivative of the other."""
 
     @staticmethod
@@ -238,6 +242,7 @@ class _LinearSolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """d⟨h, v⟩ = ⟨u, dg⟩ - ⟨v, dJ u⟩ with (I + J) u = h, and likewise transposed."""
+        refuse_batched(*cotangents)
         solution, point, *tensors = ctx.saved_tensors
         problem: Problem = ctx.problem
         with without_autocast(solution):
@@ -248,6 +253,7 @@ class _LinearSolve(torch.autograd.Function):
             inputs = [point, *tensors]
             needed = [ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]]
             grads = _curvature(problem, inputs, needed, left, right)
+        _keep_precision(grads, (*inputs, solution, other))
         return (None, None, grads[0], other, *grads[1:])
 
 
@@ -293,6 +299,12 @@ def _solve(problem: Problem, operator: Operator, rhs: Tensor) -> Tensor:
 def derivative_error(solution: LinearSolution) -> SolverError:
     """The error of a derivative whose linear system was not solved."""
     return SolverError("derivative of a fixed point", solution.residual, solution.status)
+
+
+def _keep_precision(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> None:
+    """Let what is differentiated again be computed as precisely as what was differentiated."""
+    if torch.is_grad_enabled():
+        without_autocast_backward([g for g in grads if g is not None], inputs)
 
 
 def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:

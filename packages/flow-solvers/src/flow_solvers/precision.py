@@ -1,13 +1,14 @@
 """Computing in the precision of the tensors."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 
 import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor
+from torch.autograd.graph import Node
 
 _HALF = (torch.float16, torch.bfloat16)
 _WITH_FLOAT64 = ("cpu", "cuda", "meta")
@@ -64,3 +65,59 @@ def exact_float32() -> Generator[None]:
     finally:
         for setting, precision in zip(settings, before, strict=True):
             setting.fp32_precision = precision
+
+
+def without_autocast_backward(outputs: Iterable[Tensor], inputs: Iterable[Tensor | None]) -> None:
+    """Let backward passes from the outputs down to the inputs keep the precision of the tensors.
+
+    What is computed inside `without_autocast` leaves a graph, which runs wherever `backward` is
+    called. Where autocast is on then, the nodes of the graph are told to leave it; where it is off,
+    this costs a hook per output.
+
+    Args:
+        outputs: What was computed.
+        inputs: What it was computed from: the nodes behind them are left alone.
+    """
+    if torch.compiler.is_compiling():
+        return
+    ends = {t.grad_fn for t in inputs if t is not None}
+    for output in outputs:
+        node = output.grad_fn
+        if node is not None and node not in ends:
+            output.register_hook(_LeaveAutocast(output.device.type, node, ends))  # type: ignore[no-untyped-call]  # as torch has it
+
+
+class _LeaveAutocast:
+    """A hook of an output. The engine gives every node its own copy of the state of autocast."""
+
+    def __init__(self, kind: str, node: Node, ends: Set[Node | None]) -> None:
+        # The node itself would be a cycle: it keeps the hook.
+        self._kind, self._next, self._ends = kind, node.next_functions, ends
+        self._told = False
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        del gradient
+        if not torch.is_autocast_enabled(self._kind):
+            return
+        torch.set_autocast_enabled(self._kind, False)
+        if not self._told:
+            self._told = True
+            for node in self._behind():
+                node.register_prehook(partial(_leave, self._kind))
+
+    def _behind(self) -> Iterator[Node]:
+        seen: set[Node | None] = {None, *self._ends}
+        waiting = [node for node, _ in self._next]
+        while waiting:
+            node = waiting.pop()
+            # A leaf outlives the graph, and with it every other graph.
+            if node is None or node in seen or not node.next_functions:
+                continue
+            seen.add(node)
+            waiting.extend(found for found, _ in node.next_functions)
+            yield node
+
+
+def _leave(kind: str, gradients: tuple[Tensor | None, ...]) -> None:
+    del gradients
+    torch.set_autocast_enabled(kind, False)

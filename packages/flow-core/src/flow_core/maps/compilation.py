@@ -13,7 +13,13 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from flow_kernels.autograd import is_addressable, is_transformed, keep_signature
-from flow_solvers import BoundMap, JacobianLinearization, pull_back
+from flow_solvers import (
+    BoundMap,
+    JacobianLinearization,
+    pull_back,
+    without_autocast,
+    without_autocast_backward,
+)
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
@@ -91,9 +97,12 @@ class _Whole(Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         w, *tensors = ctx.saved_tensors
         bound = cast(Compilable, ctx.bound.with_tensors(tensors))
-        if torch.is_grad_enabled():
-            return (None, *_differentiable_pull(bound.eager(), (w, *tensors), cotangents))
-        return (None, *bound.run(_pull, w, *cotangents))
+        with without_autocast(w):
+            if not torch.is_grad_enabled():
+                return (None, *bound.run(_pull, w, *cotangents))
+            grads = _differentiable_pull(bound.eager(), (w, *tensors), cotangents)
+        without_autocast_backward([g for g in grads if g is not None], (w, *tensors, *cotangents))
+        return (None, *grads)
 
 
 keep_signature(_Whole)

@@ -20,6 +20,7 @@ CHECKS: dict[str, tuple[Callable[[Case], None], tuple[torch.dtype, ...]]] = {
     "log-det": (numbers.log_det_is_that_of_the_jacobian, DOUBLE),
     "bounds": (numbers.bounds_hold, DOUBLE),
     "gradients": (numbers.first_derivatives, DOUBLE),
+    "autocast": (numbers.autocast_rounds_no_gradient, SINGLE),
     "independent samples": (numbers.samples_are_independent, SINGLE),
     "context": (numbers.context_reaches_its_own_sample, SINGLE),
     "frozen parameters": (numbers.frozen_parameters_leave_input_gradients, DOUBLE),
@@ -47,9 +48,10 @@ def check_bijection(
 ) -> None:
     """Hold a bijection to the contract that every class of this package keeps.
 
-    Round trips, log-determinants of both directions against dense Jacobians, bounds, gradients,
-    refused arguments, unchanged state, contexts, empty and strided batches, precisions, copies and
-    pickles, recomputation; `torch.compile` and `torch.func` where nothing is solved. The bijection
+    Round trips, log-determinants of both directions against dense Jacobians, bounds, gradients
+    (inside autocast too), refused arguments, unchanged state, contexts, empty and strided batches,
+    precisions, copies and pickles, recomputation; `torch.compile` and `torch.func` where nothing is
+    solved. The bijection
     itself is not changed: copies in float32 and float64 are checked. In float64, solves go to a
     relative tolerance of 1e-13 unless `using` says how. "compilation" makes torch forget what this
     process has compiled.

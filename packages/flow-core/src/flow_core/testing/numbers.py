@@ -1,5 +1,7 @@
 """Checks of values, log-determinants and derivatives."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
@@ -7,7 +9,7 @@ from torch.func import functional_call
 from flow_core.combinators import Invert
 from flow_core.jacobian import jacobian
 from flow_core.lipschitz import update_lipschitz
-from flow_core.testing.case import Case
+from flow_core.testing.case import Call, Case
 
 
 def directions_undo_each_other(case: Case) -> None:
@@ -107,6 +109,25 @@ def first_derivatives(case: Case) -> None:
         assert torch.autograd.gradcheck(
             run, inputs, eps=1e-6, atol=1e-5, rtol=1e-4, fast_mode=True, check_undefined_grad=False
         )
+
+
+def autocast_rounds_no_gradient(case: Case) -> None:
+    """A call and its backward pass inside autocast give what they give outside."""
+    parameters = [p for p in case.bijection.parameters() if p.requires_grad]
+    for call in case.calls():
+
+        def gradients(call: Call = call, *, half: bool) -> Sequence[Tensor]:
+            leaves = [call.at().detach().clone().requires_grad_(), *parameters]
+            with torch.autocast(case.x.device.type, torch.bfloat16, enabled=half):
+                results = call(leaves[0], case.context)
+                loss = torch.stack([result.square().sum() for result in results]).sum()
+                return torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+        for expected, found in zip(gradients(half=False), gradients(half=True), strict=True):
+            size = float(expected.abs().amax()) if expected.numel() else 0.0
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * size), (
+                f"{call.direction}: autocast changes a gradient of shape {tuple(expected.shape)}"
+            )
 
 
 def samples_are_independent(case: Case) -> None:
