@@ -25,8 +25,10 @@ MapFunction = (
 class FunctionMap:
     """G(w) = function(w, *tensors, *per_sample).
 
-    The function must treat every sample on its own. Gradients reach `tensors` and `per_sample`
-    only: whatever else the function closes over is a constant.
+    The function must treat every sample on its own, and give the same at every evaluation: a solve
+    refuses one that does not, so far as it can tell. Gradients reach `tensors` and `per_sample`
+    only: whatever else the function closes over is a constant, and a solve warns of one that
+    requires a gradient.
 
     Args:
         function: Keeps the shape of w.
@@ -43,6 +45,11 @@ class FunctionMap:
         self._function = cast("Callable[..., Tensor]", function)
         self._tensors = tuple(tensors)
         self._per_sample = tuple(per_sample)
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        """What the map was made of."""
+        return self._function
 
     def __call__(self, w: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """G(w).

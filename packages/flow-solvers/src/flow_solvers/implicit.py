@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flow_solvers.compiled import run
 from flow_solvers.direct import Direct
+from flow_solvers.function_map import FunctionMap
 from flow_solvers.jacobian import JacobianLinearization
 from flow_solvers.linear import (
     Adjoint,
@@ -25,6 +26,7 @@ from flow_solvers.linear import (
 from flow_solvers.maps import BoundMap, Linearization
 from flow_solvers.precision import without_autocast, without_autocast_backward
 from flow_solvers.pull_back import gradients, pull_back_to
+from flow_solvers.purity import require_function, state_of, warn_of_lost_gradients
 from flow_solvers.root import Demand, pull_root
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
@@ -69,7 +71,20 @@ class _Slot:
 
     def __init__(self, start: Tensor) -> None:
         self.start = start
+        self.differentiates = torch.is_grad_enabled()
+        self.loses_gradients = False
         self.solution: Solution | None = None
+
+    def solve(self, problem: "Problem", x: Tensor) -> Solution:
+        """Solve from the start, and look at maps that may be no functions."""
+        bound, tolerance = problem.bound, problem.tolerance
+        if not isinstance(bound, FunctionMap):
+            return problem.solver.solve(bound, x, self.start, tolerance)
+        before = state_of(bound)
+        solution = problem.solver.solve(bound, x, self.start, tolerance)
+        with torch.set_grad_enabled(self.differentiates):
+            self.loses_gradients = require_function(bound, x, solution, tolerance, before)
+        return solution
 
 
 def solve_implicit(
@@ -87,6 +102,8 @@ def solve_implicit(
     slot = _Slot(start)
     value, jacobian = cast("tuple[Tensor, Tensor | None]", _Root.apply(problem, slot, x, *tensors))
     assert slot.solution is not None
+    if slot.loses_gradients:
+        warn_of_lost_gradients()
     linearization = None
     if jacobian is not None:
         linearization = JacobianLinearization(problem.at(tensors), value, x - value, jacobian)
@@ -100,9 +117,7 @@ class _Root(Untransformed):
     ) -> tuple[Tensor, Tensor | None]:
         del tensors
         with without_autocast(x):
-            solution = problem.solver.solve(
-                problem.bound, x.detach(), slot.start, problem.tolerance
-            )
+            solution = slot.solve(problem, x.detach())
         slot.solution, known = solution, solution.linearization
         # A start that was a solution already must not leave as the same storage. And what the
         # context keeps must not be an output, which would keep the context.
