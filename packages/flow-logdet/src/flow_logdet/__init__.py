@@ -5,6 +5,7 @@ the gradient of a surrogate inherits `StochasticEstimator`.
 """
 
 from flow_logdet.defaults import default_estimator
+from flow_logdet.determinant import log_abs_det
 from flow_logdet.estimator import Estimator, LogDet, log_det_difference
 from flow_logdet.exact import Exact
 from flow_logdet.first_order import FirstOrder, HasFirstOrder
@@ -43,6 +44,7 @@ __all__ = [
     "Roulette",
     "StochasticEstimator",
     "default_estimator",
+    "log_abs_det",
     "log_det_difference",
     "published_estimator",
 ]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
+from flow_logdet import log_abs_det
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -62,8 +63,7 @@ class FreeMatrix(InvertibleMatrix):
 
     def log_abs_det(self) -> Tensor:
         """By LU factorisation."""
-        log_abs_det: Tensor = torch.linalg.slogdet(self.weight).logabsdet
-        return log_abs_det
+        return log_abs_det(self.weight)
 
     def solve(self, columns: Tensor) -> Tensor:
         """By LU factorisation."""

@@ -5,6 +5,7 @@ from functools import partial
 from typing import final
 
 import torch
+from flow_logdet import log_abs_det
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -91,10 +92,8 @@ def dense_log_abs_det(
 ) -> Float[Tensor, ""]:
     """log|det| of `same_conv2d` in nats."""
     if weight.shape[-1] == 1:
-        of_pixel: Tensor = torch.linalg.slogdet(weight.flatten(1)).logabsdet
-        return math.prod(map_size) * of_pixel
-    log_abs_det: Tensor = torch.linalg.slogdet(dense_matrix(weight, map_size)).logabsdet
-    return log_abs_det
+        return math.prod(map_size) * log_abs_det(weight.flatten(1))
+    return log_abs_det(dense_matrix(weight, map_size))
 
 
 def _initial_kernel(channels: int, kernel_size: int) -> Tensor:
