@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from flow_core.blocks import Monotone
+from flow_core.blocks import Implicit, Monotone, Residual
 from flow_core.combinators import Chain
 from flow_core.lipschitz import update_lipschitz
 from flow_core.maps import DenseNet
 from flow_core.record import record
-from flow_core.settings import Solve
+from flow_core.settings import Settings, Solve
+from flow_logdet import Exact, Krylov
 from flow_solvers import Gmres, SolverError
 from torch import Tensor
 
@@ -60,3 +61,35 @@ def test_nothing_is_raised_where_nothing_failed() -> None:
     torch.autograd.backward(value)
     report.raise_deferred()
     assert [block.derivative_failures for block in report.summary().values()] == [0, 0]
+
+
+def test_the_error_of_log_determinants_is_honest_with_two_probes() -> None:
+    torch.manual_seed(0)
+    block, samples = Residual(DenseNet(8, growth=8, depth=1)), 4000
+    torch.nn.init.normal_(next(block.parameters()))
+    update_lipschitz(block)
+    x = torch.randn(1, 8).expand(samples, 8)
+    with torch.no_grad(), record(block) as report:
+        _, found = block(x, using=Settings(estimator=Krylov(probes=2, control_variate=False)))
+        exact = block(x[:1], using=Settings(estimator=Exact()))[1]
+    (figures,) = report.summary().values()
+    assert figures.log_det_error is not None
+    # The relative standard deviation of the ratio is about (2/4000 + 2/4000)^½ = .03.
+    assert abs(figures.log_det_error**2 / float(found.var()) - 1) < 0.15
+    share = float(((found - exact).abs() <= 2 * figures.log_det_error).double().mean())
+    assert abs(share - 0.954) < 0.02
+
+
+def test_what_is_unknown_of_log_determinants_is_none() -> None:
+    block, x = Implicit(DenseNet(8, growth=8), DenseNet(8, growth=8)), torch.randn(3, 8)
+    for estimator, batch, known in (
+        (Exact(), 3, (False, False)),
+        (Krylov(), 3, (False, True)),
+        (Krylov(probes=2), 3, (True, True)),
+        (Krylov(probes=2), 0, (False, False)),
+    ):
+        with torch.no_grad(), record() as report:
+            block(x[:batch], using=Settings(estimator=estimator))
+        (figures,) = report.summary().values()
+        told = (figures.log_det_error is not None, figures.log_det_bias is not None)
+        assert told == known

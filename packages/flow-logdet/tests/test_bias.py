@@ -5,8 +5,19 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from flow_logdet import Exact, Fixed, Kind, Krylov, PowerSeries
+from flow_logdet import (
+    Exact,
+    Fixed,
+    Kind,
+    Krylov,
+    LogDet,
+    PowerSeries,
+    Rademacher,
+    default_estimator,
+    log_det_difference,
+)
 from flow_logdet.stochastic import ProbeEstimator
+from flow_solvers import FunctionMap
 from flow_solvers.maps import BoundMap
 from torch import Tensor
 
@@ -95,3 +106,80 @@ def test_bounds_need_a_contraction() -> None:
     for estimator in (Krylov(), PowerSeries(3)):
         with pytest.raises(ValueError, match=r"Lipschitz bound in \[0, 1\), got 1\.0"):
             estimator.bias_bound(3, 1.0, Kind.RESIDUAL)
+
+
+def linear(matrix: Tensor) -> BoundMap:
+    """w -> J w."""
+    return FunctionMap(lambda w, j: w @ j.mT, tensors=(matrix,))
+
+
+def rotations(planes: int, norm: float) -> Tensor:
+    """J made of planes that turn by 23 to 180 degrees: signs see no difference between samples."""
+    angles = torch.linspace(0.4, torch.pi, planes, dtype=torch.float64)
+    turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], 1)
+    blocks = torch.einsum("pij,pq->piqj", turns.view(-1, 2, 2), torch.eye(planes).double())
+    return norm * blocks.reshape(2 * planes, 2 * planes)
+
+
+def errors_of(estimator: ProbeEstimator, matrix: Tensor, kind: Kind) -> tuple[Tensor, LogDet]:
+    """Value minus truth for six samples, and the estimate."""
+    torch.manual_seed(0)
+    w = torch.zeros(6, len(matrix), dtype=torch.float64)
+    with torch.no_grad():
+        lin = linear(matrix).linearize(w)
+        found = estimator.log_det(lin, kind)
+        return found.value - Exact(limit=w.shape[1]).log_det(lin, kind).value, found
+
+
+def evaluation(dim: int) -> Krylov:
+    estimator = default_estimator(dim, training=False)
+    assert isinstance(estimator, Krylov)
+    return estimator
+
+
+def test_evaluation_goes_on_until_its_quadrature_is_good() -> None:
+    for norm in (0.9, 0.99):
+        errors, found = errors_of(evaluation(80), rotations(40, norm), Kind.RESIDUAL)
+        assert found.bias is not None
+        # The noise of these probes is nothing, so that all of the error is bias.
+        assert float(errors.abs().max()) < 1e-3
+        assert float(found.bias.max()) < 0.1
+
+
+def test_evaluation_costs_little_where_the_jacobian_is_tame(gradient_map: MapMaker) -> None:
+    w = torch.linspace(0, 2, 80, dtype=torch.float64).expand(3, 80)
+    estimator = evaluation(80)
+    with torch.no_grad():
+        found = estimator.log_det(gradient_map(80, norm=0.5).linearize(w), Kind.MONOTONE)
+    groups = 4
+    assert found.products <= 6 * groups * estimator.probes
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("steps", [4, 8, 16])
+def test_what_a_last_step_leaves_is_told(kind: Kind, steps: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    square = torch.randn(70, 70, dtype=torch.float64, generator=generator)
+    symmetric = square + square.mT
+    size = torch.linalg.matrix_norm(symmetric, 2)
+    for matrix in (rotations(35, 0.99), 0.99 * symmetric / size):
+        krylov = Krylov(steps, tolerance=0.0)
+        _, found = errors_of(krylov, matrix, kind)
+        _, limit = errors_of(Krylov(70, tolerance=0.0), matrix, kind)
+        assert found.bias is not None
+        assert limit.bias is not None
+        missed = (found.value - limit.value).abs()
+        assert float(missed.max()) > 1e-3
+        assert (missed <= found.bias).all()
+        assert float(limit.bias.max()) < 1e-6
+
+
+def test_bias_of_a_difference_is_the_sum() -> None:
+    lin = linear(rotations(35, 0.99)).linearize(torch.zeros(2, 70, dtype=torch.float64))
+    krylov = Krylov(8, probe=Rademacher())
+    one, both = krylov.log_det(lin, Kind.RESIDUAL), log_det_difference(krylov, lin, lin)
+    assert one.bias is not None
+    assert both.bias is not None
+    torch.testing.assert_close(both.bias, 2 * one.bias)
+    assert Exact(70).log_det(lin, Kind.RESIDUAL).bias is None
+    assert log_det_difference(Exact(70), lin, lin).bias is None

@@ -33,6 +33,8 @@ def test_evaluation_is_diluted_and_reports_an_error(dense_map: MapMaker) -> None
     estimator = default_estimator(108, training=False)
     assert isinstance(estimator, Krylov)
     assert isinstance(estimator.probe, Diluted)
+    # Of two, two standard errors hold 70 % of the truths.
+    assert estimator.probes == 4
     bound = dense_map(3, kernel=3, norm=0.7)
     w = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     with torch.no_grad():

@@ -231,6 +231,25 @@ def test_standard_error_is_that_of_the_mean(dense_map: MapMaker) -> None:
     assert 0.6 < ratio < 1.5
 
 
+@pytest.mark.parametrize(("probes", "share"), [(2, 0.70), (4, 0.86), (8, 0.91)])
+def test_two_standard_errors_hold_what_is_promised(
+    dense_map: MapMaker, probes: int, share: float
+) -> None:
+    """Of each sample, and pooled over samples, where the share is 95 %."""
+    torch.manual_seed(0)
+    copies = point(1, 24).detach().expand(2000, 24)
+    with torch.no_grad():
+        lin = dense_map(24, norm=0.9, growth=12).linearize(copies)
+        found = Krylov(steps=8, probes=probes).log_det(lin, Kind.RESIDUAL)
+        error = (found.value - Exact().log_det(lin, Kind.RESIDUAL).value).abs()
+    assert found.standard_error is not None
+    covered = float((error <= 2 * found.standard_error).double().mean())
+    pooled = float((error <= 2 * found.standard_error.square().mean().sqrt()).double().mean())
+    # Standard deviations of the shares are below .0105 and .005: false alarms below 1e-3.
+    assert abs(covered - share) < 0.04
+    assert abs(pooled - 0.954) < 0.02
+
+
 def test_products_are_counted(dense_map: MapMaker) -> None:
     bound, w = dense_map(8, norm=0.8), point(3, 8)
     counting = Counting(bound.linearize(w))

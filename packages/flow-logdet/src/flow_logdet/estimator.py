@@ -17,14 +17,22 @@ class LogDet:
     Attributes:
         value: The estimate; it is a log-determinant (never a surrogate) and its first derivative
             is a derivative of the log-determinant.
-        standard_error: Standard deviation of `value` estimated from several probes; None for a
-            single probe and for exact values.
+        standard_error: Standard deviation of `value` estimated from n ≥ 2 probes; None for a
+            single probe and for exact values. It is itself an estimate with n - 1 degrees of
+            freedom: two of it on either side hold the truth in 70 % of all cases for n = 2, in
+            86 % for n = 4, in 91 % for n = 8. For 95 % take Student's factor, 12.7, 3.2 or 2.4 of
+            it. The mean of its squares over a batch has many degrees of freedom.
         products: Products with J or Jᵀ that every sample took part in.
+        bias: About the largest systematic error of `value`, which more probes do not reduce and
+            which may have one sign for all samples; None for exact values, and where the
+            estimator cannot say. Of `Krylov` it is what the quadrature may miss where J is normal;
+            where J is nearly symmetric it misses much less.
     """
 
     value: Float[Tensor, " batch"]
     standard_error: Float[Tensor, " batch"] | None
     products: int
+    bias: Float[Tensor, " batch"] | None = None
 
 
 @runtime_checkable
@@ -58,6 +66,7 @@ def log_det_difference(
         value=first.value - second.value,
         standard_error=_combine(first.standard_error, second.standard_error),
         products=first.products + second.products,
+        bias=_sum(first.bias, second.bias),
     )
 
 
@@ -68,3 +77,10 @@ def _combine(
     if first is None or second is None:
         return None
     return first.hypot(second)
+
+
+def _sum(
+    first: Float[Tensor, " batch"] | None, second: Float[Tensor, " batch"] | None
+) -> Float[Tensor, " batch"] | None:
+    """Bias of a difference, where the two may not cancel."""
+    return None if first is None or second is None else first + second

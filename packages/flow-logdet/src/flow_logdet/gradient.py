@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
+from flow_logdet.estimator import LogDet
 from flow_logdet.first_order import control, first_order_of
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import inner
@@ -71,6 +72,7 @@ class Estimate:
     Attributes:
         value: The honest value.
         standard_error: Of the value, or None.
+        bias: About its largest bias, or None.
         products: Products spent on the value.
         pairs: Makes the constants of the surrogate; called only where a gradient is wanted.
         controlled: Probes of the control variate, or None.
@@ -78,6 +80,7 @@ class Estimate:
 
     value: Float[Tensor, " batch"]
     standard_error: Float[Tensor, " batch"] | None
+    bias: Float[Tensor, " batch"] | None
     products: int
     pairs: Callable[[], Pairs]
     controlled: Float[Tensor, " count groups batch *shape"] | None
@@ -85,6 +88,12 @@ class Estimate:
     def surrogate(self, kind: Kind) -> Surrogate:
         """The function whose derivative the value gets."""
         return Surrogate(pairs=self.pairs(), kind=kind, controlled=self.controlled)
+
+    def log_det(self, value: Float[Tensor, " batch"], products: int) -> LogDet:
+        """The result: a value that has the gradient, and all products."""
+        return LogDet(
+            value=value, standard_error=self.standard_error, products=products, bias=self.bias
+        )
 
 
 def is_differentiable(linearization: Linearization) -> bool:

@@ -46,11 +46,14 @@ class FirstColumns:
         remainder: Factor of the next subdiagonal entry h in the residual norms: the error of
             εᵀf(J)ε is at most ‖ε‖²·h·remainder/(1 - L), and the residual of the solves behind
             f'(Jᵀ)ε at most ‖ε‖·h·remainder, for ‖J‖ ≤ L.
+        error: Σ ∫ |last entry of y(t)|·|y(t)| dt: the error of εᵀf(J)ε is at most about
+            ‖ε‖²·h·error where J is normal, because ‖(I + t·J)⁻¹ε‖ = ‖(I + t·Jᵀ)⁻¹ε‖ there.
     """
 
     function: Float[Tensor, " batch steps"]
     derivative: Float[Tensor, " batch steps"]
     remainder: Float[Tensor, " batch"]
+    error: Float[Tensor, " batch"]
 
 
 def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -> FirstColumns:
@@ -65,7 +68,7 @@ def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -
     hessenberg = hessenberg.double()
     times, weights = _TIMES.to(hessenberg.device), _WEIGHTS.to(hessenberg.device)
     function = derivative = torch.zeros_like(hessenberg[..., 0])
-    remainder = function[:, 0]
+    remainder = error = function[:, 0]
     for s, c in kind.pairs:
         columns = resolvent_columns(hessenberg, s * times)
         integral = torch.tensordot(weights, columns[:-1], dims=1)
@@ -73,8 +76,9 @@ def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -
         derivative = derivative + c * s * columns[-1]
         last = columns[..., -1].abs()
         remainder = remainder + torch.maximum(weights @ last[:-1], last[-1])
+        error = error + weights @ (last * columns.norm(dim=-1))[:-1]
     function = (hessenberg @ function.unsqueeze(-1)).squeeze(-1)
-    return FirstColumns(function=function, derivative=derivative, remainder=remainder)
+    return FirstColumns(function=function, derivative=derivative, remainder=remainder, error=error)
 
 
 def resolvent_columns(

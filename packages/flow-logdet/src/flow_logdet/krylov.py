@@ -68,6 +68,7 @@ class Krylov(ProbeEstimator):
 
         return Quadrature(
             forms=torch.cat([space.forms() for space in spaces]),
+            errors=torch.cat([space.errors() for space in spaces]),
             products=sum(space.products for space in spaces),
             pairs=pairs,
         )
@@ -106,7 +107,7 @@ class Krylov(ProbeEstimator):
             hessenberg[:, step, step - 1] = length
             columns = self._columns(hessenberg[:, :step, :step], length, kind)
             if columns is not None:
-                return _Space(rows.rows[:, :step], norm, columns, vectors.shape)
+                return _Space(rows.rows[:, :step], norm, length, columns, vectors.shape)
 
     def _columns(
         self,
@@ -137,12 +138,14 @@ class _Space:
     Attributes:
         basis: Orthonormal rows, per vector and sample.
         norm: ‖ε‖.
+        rest: The next subdiagonal entry of H.
         columns: f(H)e₁ and f'(H)e₁.
         shape: Of the vectors, `(vectors, batch, *shape)`.
     """
 
     basis: Float[Tensor, " problems steps dim"]
     norm: Float[Tensor, " problems"]
+    rest: Float[Tensor, " problems"]
     columns: FirstColumns
     shape: torch.Size
 
@@ -154,6 +157,10 @@ class _Space:
     def forms(self) -> Float[Tensor, " vectors batch"]:
         """‖ε‖²[f(H)]₁₁ in float64."""
         return (self.norm.double().square() * self.columns.function[:, 0]).view(self.shape[:2])
+
+    def errors(self) -> Float[Tensor, " vectors batch"]:
+        """About the largest error that the forms may have, see `FirstColumns.error`."""
+        return (self.norm.double().square() * self.rest * self.columns.error).view(self.shape[:2])
 
     def adjoint(self) -> Float[Tensor, " vectors batch *shape"]:
         """v = ‖ε‖·V f'(H)e₁ ≈ f'(Jᵀ)ε."""

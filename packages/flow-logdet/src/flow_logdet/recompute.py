@@ -75,7 +75,7 @@ class Recompute:
                 surrogate = estimate.surrogate(kind)
             value = with_gradient(value, linearization.attach(surrogate))
             products += surrogate.products
-        return LogDet(value=value, standard_error=estimate.standard_error, products=products)
+        return estimate.log_det(value, products)
 
 
 class _Slot:

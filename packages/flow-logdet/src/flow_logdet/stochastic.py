@@ -26,11 +26,13 @@ class Quadrature:
         forms: εᵀf(J)ε for every vector and sample.
         products: Products with J or Jᵀ per sample.
         pairs: Makes (v, ε) with E Σ ⟨v, dJ ε⟩ = Σ tr(f'(J) dJ) over the vectors.
+        errors: About the largest errors that the forms may have; None where nothing is known.
     """
 
     forms: Float[Tensor, " vectors batch"]
     products: int
     pairs: Callable[[], Pairs]
+    errors: Float[Tensor, " vectors batch"] | None = None
 
 
 Rule = Callable[[Linearization, Kind, Tensor], Quadrature]
@@ -58,7 +60,7 @@ class StochasticEstimator(ABC):
             value = with_gradient(value, surrogate(linearization))
             keep_precision(value, linearization)
             products += surrogate.products
-        return LogDet(value=value, standard_error=estimate.standard_error, products=products)
+        return estimate.log_det(value, products)
 
 
 class ProbeEstimator(StochasticEstimator):
@@ -105,9 +107,11 @@ def estimate_from_probes(
         controlled = settings.control_variate and has_first_order(linearization)
         if controlled:
             samples = samples + control_samples(first_order_of(linearization), kind, probes)
+    errors = result.errors
     return Estimate(
         value=samples.mean(0).to(linearization.point.dtype),
         standard_error=_standard_error(samples),
+        bias=None if errors is None else errors.reshape(probes.shape[:3]).sum(1).mean(0),
         products=result.products,
         pairs=result.pairs,
         controlled=probes if controlled else None,

@@ -66,6 +66,8 @@ class Diagnostics:
             )
         lines += _effort_lines("transform", self.transform, self.bounds)
         lines += _effort_lines("inverse", self.inverse, self.bounds)
+        lines += _log_det_lines("transform", self.transform)
+        lines += _log_det_lines("inverse", self.inverse)
         for name, bound in self.bounds.items():
             maps = ", ".join(f"{value:.4f}" for value in bound.maps)
             lines.append(
@@ -222,6 +224,18 @@ def _effort_lines(
         for name, block in blocks.items()
         if block.solves
     ]
+
+
+def _log_det_lines(direction: str, blocks: dict[str, BlockSummary]) -> list[str]:
+    """Of log-determinants that are estimates."""
+    lines: list[str] = []
+    for name, block in blocks.items():
+        error, bias = block.log_det_error, block.log_det_bias
+        parts = [] if error is None else [f"standard error {error:.2g} nats a sample"]
+        parts += [] if bias is None else [f"bias of the quadrature at most about {bias:.1g} nats"]
+        if parts:
+            lines.append(f"log-det {direction} {name or 'model'}: {', '.join(parts)}")
+    return lines
 
 
 def _finite(value: object) -> object:
