@@ -273,7 +273,7 @@ def test_gradients_reach_every_raw_parameter(case: Case) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DenseNet(0), "positive sizes"),
+        (lambda: DenseNet(0), "channels to be at least 1"),
         (lambda: DenseNet(2, growth=15), "halve"),
         (lambda: DenseNet(2, coeff=1.0), "coeff"),
         (lambda: DenseNet(2, concat_bound=1.5), "concat_bound"),

@@ -273,7 +273,7 @@ def test_settings_can_be_pickled() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch sizes"):
+    with pytest.raises(ValueError, match="every batch size of compiled"):
         Settings(compiled=frozenset([-1]))
     unchecked = unwrap(Settings.__init__)  # as it is without checks of types
     with pytest.raises(ValueError, match="expected a mode of exact, surrogate"):

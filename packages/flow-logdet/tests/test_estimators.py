@@ -308,7 +308,7 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="limit to be at least 1"):
         Exact(limit=0)
     unchecked = unwrap(NeumannGradient.__init__)  # as it is without checks of types
-    with pytest.raises(TypeError, match="expected a PowerSeries or a Roulette, got Exact"):
+    with pytest.raises(TypeError, match="series to be a PowerSeries or a Roulette, got Exact"):
         unchecked(NeumannGradient(PowerSeries(4)), cast(Any, Exact()))
 
 

@@ -56,7 +56,7 @@ def test_fixed_probes_are_handed_over() -> None:
 def test_bad_dilution() -> None:
     with pytest.raises(ValueError, match="expected vectors"):
         Diluted().draw(torch.zeros(2, 3, 4), 1)
-    with pytest.raises(ValueError, match="positive stride"):
+    with pytest.raises(ValueError, match="stride to be at least 1"):
         Diluted(stride=0)
 
 

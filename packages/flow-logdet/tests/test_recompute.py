@@ -219,5 +219,5 @@ def test_a_map_by_autograd_keeps_its_products(kind: Kind) -> None:
 
 def test_only_stochastic_estimators_are_recomputed() -> None:
     unchecked = inspect.unwrap(Recompute.__init__)  # as it is without checks of types
-    with pytest.raises(TypeError, match="expected a stochastic estimator"):
+    with pytest.raises(TypeError, match="estimator to be a stochastic estimator"):
         unchecked(Recompute(Krylov()), cast(Any, Exact()))

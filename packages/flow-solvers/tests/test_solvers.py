@@ -432,7 +432,7 @@ def test_default_solver(dim: int, kind: type) -> None:
         (lambda: resolvent(FunctionMap(lambda w: w[:, :1]), torch.ones(2, 2)), "shape"),
         (
             lambda: resolvent(FunctionMap(torch.sin), torch.ones(2), solver=Anderson(budget=0)),
-            "one",
+            "budget",
         ),
         (lambda: Newton(budget=0), "budget"),
         (lambda: Newton(patience=0), "patience"),

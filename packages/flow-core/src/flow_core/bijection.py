@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
-from flow_solvers import without_autocast, without_autocast_backward
+from flow_solvers import require_kind, without_autocast, without_autocast_backward
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -218,6 +218,15 @@ def fits(x: Tensor, expected: EventShape) -> bool:
     return len(shape) == len(expected) and all(
         size in (None, found) for size, found in zip(expected, shape, strict=True)
     )
+
+
+def require_bijection(name: str, value: object) -> None:
+    """Refuse what is no bijection: a class of them, another module, a list.
+
+    Raises:
+        TypeError: With what to pass instead.
+    """
+    require_kind(name, value, Bijection, "a Bijection such as ActNorm(channels)")
 
 
 def _call(context: Tensor | None, using: Settings | None, *, wants_log_det: bool = True) -> Pass:

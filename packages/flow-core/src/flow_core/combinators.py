@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast, final
 
 import torch
-from flow_solvers import SolverError
+from flow_solvers import SolverError, require_kind
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection
+from flow_core.bijection import Bijection, require_bijection
 from flow_core.bounds import Bounds, composed
 from flow_core.context import Context
 from flow_core.maps.lipschitz_map import LipschitzMap
@@ -35,6 +35,9 @@ class Chain(Bijection):
     """
 
     def __init__(self, layers: Sequence[Bijection]) -> None:
+        require_kind("layers", layers, Sequence, "a list of bijections")
+        for layer in layers:
+            require_bijection("every layer", layer)
         super().__init__(
             layers[0].event_shape if layers else None, layers[-1].output_shape if layers else None
         )
@@ -83,6 +86,7 @@ class Invert(Bijection):
     """
 
     def __init__(self, bijection: Bijection) -> None:
+        require_bijection("bijection", bijection)
         super().__init__(bijection.output_shape, bijection.event_shape)
         self.bijection = bijection
         self.uses_context = bijection.uses_context
@@ -147,6 +151,8 @@ class Multiscale(Bijection):
                 f"expected one shape per scale and one prior per split, got {len(scales)} scales, "
                 f"{len(shapes)} shapes and {len(priors)} priors"
             )
+        for part in (*scales, *(prior for prior in priors if prior is not None)):
+            require_bijection("every scale and prior", part)
         if any(shape[0] < 2 for shape in shapes[:-1]):
             raise ValueError(f"expected at least two channels before a split, got {shapes}")
         self._parts = [(c // 2, h, w) for c, h, w in shapes[:-1]] + [shapes[-1]]

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import torch
+from flow_solvers import require_kind
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from flow_core.base import BaseDistribution
-from flow_core.bijection import Bijection
+from flow_core.bijection import Bijection, require_bijection
 from flow_core.context import Context
 from flow_core.passes import Pass
 from flow_core.settings import DEFAULT_SETTINGS, Settings
@@ -51,6 +52,8 @@ class Flow(nn.Module):
         bijection: Bijection,
         event_shape: Sequence[int] | None = None,
     ) -> None:
+        require_kind("base", base, BaseDistribution, "a base such as StandardNormal(shape)")
+        require_bijection("bijection", bijection)
         super().__init__()
         self.event_shape = base.event_shape if event_shape is None else torch.Size(event_shape)
         if self.event_shape.numel() != base.event_shape.numel():

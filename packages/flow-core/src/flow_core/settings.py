@@ -11,7 +11,11 @@ from flow_solvers import (
     Solution,
     Solver,
     Tolerance,
+    require_adjoint,
+    require_integer,
+    require_kind,
     require_on_failure,
+    require_solver,
     resolvent,
 )
 from jaxtyping import Float
@@ -32,6 +36,7 @@ class Solve:
 
     Raises:
         ValueError: `on_failure` is neither of the two.
+        TypeError: If a field is of another kind, a class in place of an instance for one.
     """
 
     solver: Solver | None = None
@@ -40,6 +45,11 @@ class Solve:
     on_failure: Literal["raise", "return"] = "raise"
 
     def __post_init__(self) -> None:
+        if self.solver is not None:
+            require_solver("solver", self.solver)
+        if self.adjoint is not None:
+            require_adjoint("adjoint", self.adjoint)
+        require_kind("tolerance", self.tolerance, Tolerance, "a Tolerance(rtol=...)")
         require_on_failure(self.on_failure)
 
     def __call__(
@@ -58,6 +68,15 @@ class Solve:
             on_failure=self.on_failure,
             listener=listener,
         )
+
+
+def require_solve(solve: object) -> None:
+    """Refuse what is no `Solve`.
+
+    Raises:
+        TypeError: With what to pass instead.
+    """
+    require_kind("solve", solve, Solve, "a Solve(...), a solver as Solve(solver=...)")
 
 
 @dataclass(frozen=True)
@@ -91,20 +110,16 @@ class Settings:
     compiled: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        # Not every caller checks types.
-        if not isinstance(self.solve, Solve | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"expected solve=Solve(...), got {type(self.solve).__name__}; a solver goes into "
-                "Solve(solver=...)"
-            )
-        if not isinstance(self.estimator, Estimator | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"expected an estimator, got {type(self.estimator).__name__}")
-        if not isinstance(self.compiled, frozenset):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"expected compiled=frozenset(...), got {type(self.compiled).__name__}")
+        if self.solve is not None:
+            require_solve(self.solve)
+        if self.estimator is not None:
+            example = "an estimator such as Exact() or Krylov()"
+            require_kind("estimator", self.estimator, Estimator, example)
+        require_kind("compiled", self.compiled, frozenset, "a frozenset of batch sizes")
+        for size in self.compiled:
+            require_integer("every batch size of compiled", size, 0)
         if self.mode not in get_args(Mode):
             raise ValueError(f"expected a mode of {', '.join(get_args(Mode))}, got {self.mode!r}")
-        if any(size < 0 for size in self.compiled):
-            raise ValueError(f"expected batch sizes of at least 0, got {sorted(self.compiled)}")
 
 
 DEFAULT_SETTINGS = Settings()

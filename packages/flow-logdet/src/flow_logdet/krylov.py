@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from flow_solvers import require_kind, require_number
 from flow_solvers.krylov.process import OrthonormalRows, unit
 from flow_solvers.maps import Linearization
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from flow_logdet.gradient import Pairs
 from flow_logdet.hessenberg import FirstColumns, first_columns, solve_remainder
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe, Rademacher
-from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts
+from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts, check_probe
 
 FIRST_CHECK = 2
 
@@ -47,6 +48,9 @@ class Krylov(ProbeEstimator):
 
     def __post_init__(self) -> None:
         check_counts(steps=self.steps, probes=self.probes, chunk=self.chunk)
+        check_probe(self.probe)
+        require_kind("control_variate", self.control_variate, bool, "True or False")
+        require_number("tolerance", self.tolerance)
         if not self.tolerance >= 0:
             raise ValueError(f"expected a tolerance of at least 0, got {self.tolerance}")
 

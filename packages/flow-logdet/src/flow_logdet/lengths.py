@@ -5,6 +5,7 @@ from math import inf, sqrt
 from typing import Protocol, final, runtime_checkable
 
 import torch
+from flow_solvers import require_kind, require_number
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,6 +27,11 @@ class Length(Protocol):
         ...
 
 
+def check_length(length: object) -> None:
+    """Raise a TypeError unless it is a law of lengths."""
+    require_kind("length", length, Length, "a law of lengths such as Geometric()")
+
+
 @final
 @dataclass(frozen=True)
 class Geometric:
@@ -40,6 +46,7 @@ class Geometric:
     p: float = 0.5
 
     def __post_init__(self) -> None:
+        require_number("p", self.p)
         if not 0 < self.p < 1:
             raise ValueError(f"expected a stopping probability in (0, 1), got {self.p}")
 
@@ -71,6 +78,7 @@ class Poisson:
     lam: float = 2.0
 
     def __post_init__(self) -> None:
+        require_number("lam", self.lam)
         if not 0 < self.lam < inf:
             raise ValueError(f"expected a positive finite mean, got {self.lam}")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
+from flow_solvers import require_kind
 from flow_solvers.maps import Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -34,11 +35,7 @@ class NeumannGradient(StochasticEstimator):
     series: Series
 
     def __post_init__(self) -> None:
-        # Not every caller checks types.
-        if not isinstance(self.series, Series):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"expected a PowerSeries or a Roulette, got {type(self.series).__name__}"
-            )
+        require_kind("series", self.series, Series, "a PowerSeries or a Roulette")
 
     def estimate(self, linearization: Linearization, kind: Kind) -> Estimate:
         """The value of the series, and the pairs of the Neumann series."""

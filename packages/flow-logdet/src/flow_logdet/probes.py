@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
 import torch
+from flow_solvers import require_integer, require_kind
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -72,8 +73,9 @@ class Diluted:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.stride < 1 or (self.channels is not None and self.channels < 1):
-            raise ValueError(f"expected a positive stride and number of channel groups, got {self}")
+        require_integer("stride", self.stride, 1)
+        if self.channels is not None:
+            require_integer("channels", self.channels, 1)
 
     def draw(
         self, point: Float[Tensor, " batch *shape"], count: int
@@ -110,6 +112,9 @@ class Fixed:
     """
 
     tensor: Float[Tensor, " count batch *shape"]
+
+    def __post_init__(self) -> None:
+        require_kind("tensor", self.tensor, Tensor, "a tensor (probes, batch, *shape)")
 
     def draw(
         self, point: Float[Tensor, " batch *shape"], count: int

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from flow_solvers import require_integer
 from flow_solvers.maps import BoundMap, Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -18,9 +19,10 @@ from flow_logdet.estimator import Estimator, LogDet
 from flow_logdet.exact import Exact
 from flow_logdet.gradient import with_gradient
 from flow_logdet.kinds import Kind
-from flow_logdet.lengths import Geometric, Length, Poisson
+from flow_logdet.lengths import Geometric, Length, Poisson, check_length
 from flow_logdet.probes import Gaussian, Probe, Rademacher, inner
 from flow_logdet.roulette import Roulette, roulette_weights
+from flow_logdet.stochastic import check_probe
 
 
 @final
@@ -42,6 +44,11 @@ class NeumannSurrogate:
     length: Length = field(default_factory=Poisson)
     exact_terms: int = 2
     probe: Probe = field(default_factory=Gaussian)
+
+    def __post_init__(self) -> None:
+        require_integer("exact_terms", self.exact_terms, 0)
+        check_probe(self.probe)
+        check_length(self.length)
 
     def linearize(self, bound: BoundMap, w: Float[Tensor, " batch *shape"]) -> Linearization:
         """The plain linearization."""

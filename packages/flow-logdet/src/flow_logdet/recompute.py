@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
-from flow_solvers import Untransformed, refuse_batched, refuse_forward_mode, without_autocast
+from flow_solvers import (
+    Untransformed,
+    refuse_batched,
+    refuse_forward_mode,
+    require_kind,
+    without_autocast,
+)
 from flow_solvers.maps import BoundMap, Index, Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -43,12 +49,9 @@ class Recompute:
     estimator: StochasticEstimator
 
     def __post_init__(self) -> None:
-        # Not every caller checks types.
-        if not isinstance(self.estimator, StochasticEstimator):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                "expected a stochastic estimator such as Krylov(), got "
-                f"{type(self.estimator).__name__}; only those have a graph to leave out"
-            )
+        # Only those have a graph to leave out.
+        example = "a stochastic estimator such as Krylov()"
+        require_kind("estimator", self.estimator, StochasticEstimator, example)
 
     def linearize(
         self, bound: BoundMap, w: Float[Tensor, " batch *shape"]

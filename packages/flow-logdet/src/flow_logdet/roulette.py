@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from flow_solvers import require_integer, require_kind
 from torch import Tensor
 
 from flow_logdet.kinds import Kind
-from flow_logdet.lengths import Geometric, Length
+from flow_logdet.lengths import Geometric, Length, check_length
 from flow_logdet.probes import Probe, Rademacher
 from flow_logdet.series import Series, Weights
-from flow_logdet.stochastic import check_counts
+from flow_logdet.stochastic import check_counts, check_probe
 
 
 @final
@@ -44,8 +45,11 @@ class Roulette(Series):
 
     def __post_init__(self) -> None:
         check_counts(samples=self.samples, probes=self.probes)
-        if self.exact_terms < 0:
-            raise ValueError(f"expected exact_terms to be at least 0, got {self.exact_terms}")
+        require_integer("exact_terms", self.exact_terms, 0)
+        check_probe(self.probe)
+        require_kind("control_variate", self.control_variate, bool, "True or False")
+        require_kind("per_sample", self.per_sample, bool, "True or False")
+        check_length(self.length)
 
     def weights(self, kind: Kind, count: int, batch: int) -> Weights:
         """c_k; the last term is dropped where its Taylor coefficient is zero."""

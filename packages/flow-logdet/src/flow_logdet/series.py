@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from flow_solvers import require_kind
 from flow_solvers.maps import Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from flow_logdet.gradient import Pairs
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe, Rademacher, inner
-from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts
+from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts, check_probe
 
 Weights = Float[Tensor, " terms count columns"]
 
@@ -115,6 +116,8 @@ class PowerSeries(Series):
 
     def __post_init__(self) -> None:
         check_counts(terms=self.terms, probes=self.probes)
+        check_probe(self.probe)
+        require_kind("control_variate", self.control_variate, bool, "True or False")
 
     def weights(self, kind: Kind, count: int, batch: int) -> Weights:
         """Ones."""

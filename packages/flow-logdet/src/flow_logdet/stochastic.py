@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from flow_solvers import refuse_forward_mode
+from flow_solvers import refuse_forward_mode, require_integer, require_kind
 from flow_solvers.maps import BoundMap, Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -118,11 +118,15 @@ def estimate_from_probes(
     )
 
 
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError unless every count is at least one."""
+def check_counts(**counts: object) -> None:
+    """Raise a ValueError unless every count is at least one, a TypeError for no integer."""
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"expected {name} to be at least 1, got {count}")
+        require_integer(name, count, 1)
+
+
+def check_probe(probe: object) -> None:
+    """Raise a TypeError unless it is a law of probes."""
+    require_kind("probe", probe, Probe, "a law of probes such as Rademacher()")
 
 
 def _standard_error(samples: Float[Tensor, " count batch"]) -> Float[Tensor, " batch"] | None:

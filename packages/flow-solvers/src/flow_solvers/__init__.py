@@ -3,6 +3,7 @@
 from flow_solvers import krylov
 from flow_solvers.adjoint import default_adjoint, solve_adjoint, solve_tangent
 from flow_solvers.anderson import Anderson
+from flow_solvers.arguments import require_integer, require_kind, require_number, wrong_kind
 from flow_solvers.broyden import Broyden
 from flow_solvers.compiled import CompiledFunction, CompiledMap
 from flow_solvers.defaults import default_solver
@@ -18,7 +19,14 @@ from flow_solvers.implicit import (
 )
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.jacobian import JacobianLinearization
-from flow_solvers.linear import Adjoint, AdjointSolver, LinearSolution, Operator, Tangent
+from flow_solvers.linear import (
+    Adjoint,
+    AdjointSolver,
+    LinearSolution,
+    Operator,
+    Tangent,
+    require_adjoint,
+)
 from flow_solvers.maps import BoundMap, Index, Linearization
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
@@ -27,7 +35,7 @@ from flow_solvers.pull_back import pull_back
 from flow_solvers.resolvent import fixed_point, resolvent
 from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status
-from flow_solvers.solver import Solver
+from flow_solvers.solver import Solver, require_solver
 from flow_solvers.tolerance import Tolerance
 from flow_solvers.untransformed import Untransformed, refuse_batched, refuse_forward_mode
 
@@ -73,11 +81,17 @@ __all__ = [
     "pull_back",
     "refuse_batched",
     "refuse_forward_mode",
+    "require_adjoint",
+    "require_integer",
+    "require_kind",
+    "require_number",
     "require_on_failure",
+    "require_solver",
     "resolvent",
     "solve_adjoint",
     "solve_tangent",
     "widen",
     "without_autocast",
     "without_autocast_backward",
+    "wrong_kind",
 ]

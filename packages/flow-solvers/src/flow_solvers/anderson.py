@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_integer, require_number
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.maps import BoundMap, Index
 from flow_solvers.solution import Solution
@@ -44,10 +45,10 @@ class Anderson:
     period: int = 3
 
     def __post_init__(self) -> None:
-        if min(self.memory, self.period) < 1:
-            raise ValueError(
-                f"expected a memory and a period of at least 1, got {self.memory} and {self.period}"
-            )
+        for name in ("memory", "budget", "patience", "period"):
+            require_integer(name, getattr(self, name), 1)
+        require_number("ridge", self.ridge)
+        require_number("growth", self.growth)
         if self.ridge < 0:
             raise ValueError(f"expected a ridge ≥ 0, got {self.ridge}")
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_integer, require_number
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.maps import BoundMap, Index
 from flow_solvers.solution import Solution
@@ -39,8 +40,9 @@ class Broyden:
     growth: float = 1e3
 
     def __post_init__(self) -> None:
-        if self.memory < 1:
-            raise ValueError(f"expected a memory of at least 1, got {self.memory}")
+        for name in ("memory", "budget", "patience"):
+            require_integer(name, getattr(self, name), 1)
+        require_number("growth", self.growth)
 
     def solve(
         self,

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_number
 from flow_solvers.krylov.process import unit
 from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
 from flow_solvers.shifted import solve_refined
@@ -22,6 +23,10 @@ class Direct:
     """
 
     rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rtol is not None:
+            require_number("rtol", self.rtol)
 
     @torch.no_grad()
     def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flow_solvers.arguments import require_kind
 from flow_solvers.maps import BoundMap, Index
 from flow_solvers.solution import Solution, Status
-from flow_solvers.solver import Solver
+from flow_solvers.solver import Solver, require_solver
 from flow_solvers.tolerance import Tolerance
 
 
@@ -28,6 +29,9 @@ class Fallback:
     solvers: tuple[Solver, ...]
 
     def __post_init__(self) -> None:
+        require_kind("solvers", self.solvers, (tuple, list), "a tuple of solvers")
+        for solver in self.solvers:
+            require_solver("every solver", solver)
         if not self.solvers:
             raise ValueError("expected at least one solver, got none")
 

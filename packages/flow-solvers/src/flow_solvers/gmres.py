@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_integer, require_number
 from flow_solvers.krylov.arnoldi import Matvec
 from flow_solvers.krylov.process import OrthonormalRows, unit
 from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
@@ -45,6 +46,8 @@ class Gmres:
 
     def __post_init__(self) -> None:
         _check(self.restart, self.budget)
+        if self.rtol is not None:
+            require_number("rtol", self.rtol)
 
     def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
         """Solve A v = g; see `gmres`."""
@@ -103,12 +106,10 @@ def gmres(
     return systems.solution()
 
 
-def _check(restart: int, budget: int) -> None:
-    if restart < 1 or budget < 2:
-        raise ValueError(
-            f"expected restart ≥ 1 and budget ≥ 2 (a product and its check), got {restart} and "
-            f"{budget}"
-        )
+def _check(restart: object, budget: object) -> None:
+    require_integer("restart", restart, 1)
+    # A product and its check.
+    require_integer("budget", budget, 2)
 
 
 class _Systems:

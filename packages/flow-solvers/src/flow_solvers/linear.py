@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flow_solvers.arguments import require_kind, takes, wrong_kind
 from flow_solvers.maps import Index, Linearization
 from flow_solvers.solution import Status
 from flow_solvers.tolerance import default_rtol
@@ -107,6 +108,19 @@ class AdjointSolver(Protocol):
     def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
         """Solve A v = g without gradients; failures are in the status, never raised."""
         ...
+
+
+def require_adjoint(name: str, value: object) -> None:
+    """Refuse what is no linear solver: a class, a name, a solver of fixed points.
+
+    Raises:
+        TypeError: With what to pass instead.
+    """
+    example = "a linear solver such as Gmres()"
+    require_kind(name, value, AdjointSolver, example)
+    # Solvers of fixed points have a method of the same name.
+    if not (isinstance(value, AdjointSolver) and takes(value.solve, 2)):
+        raise wrong_kind(name, value, f"{example}, not one of fixed points")
 
 
 def rounding_floor(image: Float[Tensor, " batch"], rtol: float) -> Float[Tensor, " batch"]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_integer
 from flow_solvers.compiled import compiled, run
 from flow_solvers.jacobian import JacobianLinearization
 from flow_solvers.maps import BoundMap, Index
@@ -37,11 +38,8 @@ class Newton:
     patience: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.budget, self.patience) < 1:
-            raise ValueError(
-                f"expected a budget and a patience of at least 1, got {self.budget} and "
-                f"{self.patience}"
-            )
+        require_integer("budget", self.budget, 1)
+        require_integer("patience", self.patience, 1)
 
     @torch.no_grad()
     def solve(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flow_solvers.arguments import require_integer, require_number
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.maps import BoundMap, Index
 from flow_solvers.solution import Solution
@@ -31,6 +32,7 @@ class Picard:
 
     Raises:
         ValueError: A setting is outside its range.
+        TypeError: A setting is no number.
     """
 
     damping: float = 1.0
@@ -39,6 +41,11 @@ class Picard:
     patience: int = 5
 
     def __post_init__(self) -> None:
+        require_integer("budget", self.budget, 1)
+        require_integer("patience", self.patience, 1)
+        require_number("damping", self.damping)
+        if self.lipschitz is not None:
+            require_number("lipschitz", self.lipschitz)
         if not 0.0 < self.damping <= 1.0:
             raise ValueError(f"expected damping in (0, 1], got {self.damping}")
         if self.lipschitz is not None and not 0.0 <= self.lipschitz < 1.0:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flow_solvers import samples
+from flow_solvers.arguments import require_number
 
 _DEFAULT_RTOL = {torch.float32: 1e-6, torch.float64: 1e-10}
 
@@ -22,6 +23,11 @@ def default_rtol(dtype: torch.dtype) -> float:
             f"expected float32 or float64 for a solve, got {dtype}; convert the input first"
         )
     return _DEFAULT_RTOL[dtype]
+
+
+def _check(name: str, value: object) -> None:
+    if not 0.0 <= require_number(name, value) < math.inf:
+        raise ValueError(f"expected {name} ≥ 0 and finite, got {value}")
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,17 @@ class Tolerance:
             dtype, for which a residual of zero is enough.
 
     Raises:
-        ValueError: A tolerance is negative or not a number.
+        ValueError: A tolerance is negative, infinite or NaN.
+        TypeError: It is no number.
     """
 
     rtol: float | None = None
     atol: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if value is not None and not (0.0 <= value < math.inf):
-                raise ValueError(f"expected {name} ≥ 0 and finite, got {value}")
+        if self.rtol is not None:
+            _check("rtol", self.rtol)
+        _check("atol", self.atol)
 
     def relative(self, dtype: torch.dtype) -> float:
         """The relative tolerance in force for one dtype."""

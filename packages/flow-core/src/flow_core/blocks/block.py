@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 from flow_logdet import Estimator, Exact, Kind, LogDet, default_estimator
-from flow_solvers import BoundMap, Linearization, Solution, SolverError
+from flow_solvers import BoundMap, Linearization, Solution, SolverError, require_kind
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from flow_core.bijection import Bijection
 from flow_core.maps import LipschitzMap
 from flow_core.passes import Pass, zeros
 from flow_core.record import derivative_listener, post_log_det, post_solution
-from flow_core.settings import Solve
+from flow_core.settings import Solve, require_solve
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,16 @@ class FixedPointBlock(Bijection):
     Args:
         maps: The contractions it is made of; kinds keep them as attributes of their own.
         solve: How its fixed points are solved unless the settings of a call say otherwise.
+
+    Raises:
+        TypeError: If one of them is of another kind.
     """
 
     def __init__(self, maps: Sequence[LipschitzMap], solve: Solve | None = None) -> None:
+        for g in maps:
+            require_kind("G", g, LipschitzMap, "a LipschitzMap such as DenseNet(...)")
+        if solve is not None:
+            require_solve(solve)
         super().__init__(next((g.event_shape for g in maps if g.event_shape is not None), None))
         self.uses_context = any(g.uses_context for g in maps)
         self.solve = Solve() if solve is None else solve

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import torch
+from flow_solvers import require_kind
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
@@ -54,6 +55,8 @@ class Dequantized(nn.Module):
 
     def __init__(self, flow: Flow, dequantizer: Dequantizer, levels: int) -> None:
         super().__init__()
+        require_kind("flow", flow, Flow, "a Flow(base, bijection)")
+        require_kind("dequantizer", dequantizer, Dequantizer, "a Dequantizer")
         if levels < 2:
             raise ValueError(f"expected at least two levels, got {levels}")
         if isinstance(dequantizer, VariationalDequantizer):

@@ -6,7 +6,7 @@ from math import sqrt
 from typing import ClassVar, cast, final
 
 import torch
-from flow_solvers import SMALL_DIMENSION, BoundMap
+from flow_solvers import SMALL_DIMENSION, BoundMap, require_integer, require_kind
 from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -196,10 +196,8 @@ class DenseNet(LipschitzNet):
         kernel_size: int = 3,
         context_features: int | None = None,
     ) -> None:
-        if min(channels, growth, depth) < 1:
-            raise ValueError(
-                f"expected positive sizes, got channels={channels}, growth={growth}, depth={depth}"
-            )
+        for name, size in (("channels", channels), ("growth", growth), ("depth", depth)):
+            require_integer(name, size, 1)
         if not 0 < concat_bound <= 1:
             raise ValueError(f"expected concat_bound in (0, 1], got {concat_bound}")
         super().__init__(
@@ -271,10 +269,11 @@ class FeedForwardNet(LipschitzNet):
         zero_init: bool = False,
         context_features: int | None = None,
     ) -> None:
-        if not hidden or min(channels, *hidden) < 1:
-            raise ValueError(
-                f"expected positive sizes and a hidden layer, got {[channels, *hidden]}"
-            )
+        require_kind("hidden", hidden, Sequence, "a list of widths")
+        for name, size in (("channels", channels), *(("every width", h) for h in hidden)):
+            require_integer(name, size, 1)
+        if not hidden:
+            raise ValueError("expected a hidden layer, got none")
         if (kernels is None) != (map_size is None):
             raise ValueError("expected kernels and map_size together, for images, or neither")
         if kernels is not None and len(kernels) != len(hidden) + 1:

@@ -1,5 +1,7 @@
 """Flows of images made from one config of either kind."""
 
+from flow_solvers import require_kind
+
 from flow_core.distributions import Flow
 from flow_core.models.assembly import Shape, assembled
 from flow_core.models.config import ContractiveConfig, FlowConfig
@@ -22,6 +24,8 @@ def image_flow(
     Raises:
         ValueError: If the images cannot be halved often enough, or the channels do not fit.
     """
+    example = "a FlowConfig or a ContractiveConfig"
+    require_kind("config", config, (FlowConfig, ContractiveConfig), example)
     plan = (
         convolutional_plan(config)
         if isinstance(config, FlowConfig)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import final
 
 import torch
+from flow_solvers import require_kind
 from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Conv1x1(Bijection):
 
     def __init__(self, matrix: InvertibleMatrix | int, *, bias: bool = False) -> None:
         super().__init__()
+        example = "an InvertibleMatrix or a number of channels"
+        require_kind("matrix", matrix, (InvertibleMatrix, int), example)
         self.matrix = FreeMatrix(matrix) if isinstance(matrix, int) else matrix
         self.bias = nn.Parameter(torch.zeros(self.matrix.size)) if bias else None
 
