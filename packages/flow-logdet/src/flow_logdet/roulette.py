@@ -10,7 +10,7 @@ from torch import Tensor
 from flow_logdet.kinds import Kind
 from flow_logdet.lengths import Geometric, Length, check_length
 from flow_logdet.probes import Probe, Rademacher
-from flow_logdet.series import Series, Weights
+from flow_logdet.series import Series, TermWeights
 from flow_logdet.stochastic import check_counts, check_probe
 
 
@@ -51,14 +51,14 @@ class Roulette(Series):
         require_kind("per_sample", self.per_sample, bool, "True or False")
         check_length(self.length)
 
-    def weights(self, kind: Kind, count: int, batch: int) -> Weights:
+    def weights(self, kind: Kind, count: int, batch: int) -> TermWeights:
         """c_k; the last term is dropped where its Taylor coefficient is zero."""
         columns = batch if self.per_sample else 1
         draws = self.length.draw((self.samples, count, columns))
         return roulette_weights(self.length, draws, self.exact_terms, kind)
 
 
-def roulette_weights(length: Length, draws: Tensor, exact_terms: int, kind: Kind) -> Weights:
+def roulette_weights(length: Length, draws: Tensor, exact_terms: int, kind: Kind) -> TermWeights:
     """c_k for given draws of shape `(samples, count, columns)`; at least one term."""
     longest = int(draws.max()) if draws.numel() else 0
     survived = torch.arange(1, longest + 1).view(-1, 1, 1, 1) <= draws

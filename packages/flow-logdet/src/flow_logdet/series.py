@@ -15,7 +15,7 @@ from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe, Rademacher, inner
 from flow_logdet.stochastic import ProbeEstimator, Quadrature, check_counts, check_probe
 
-Weights = Float[Tensor, " terms count columns"]
+TermWeights = Float[Tensor, " terms count columns"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Series(ProbeEstimator):
     """A power series whose terms carry (possibly random) weights."""
 
     @abstractmethod
-    def weights(self, kind: Kind, count: int, batch: int) -> Weights:
-        """Weights of the terms k = 1, ..., K in float64 on the CPU.
+    def weights(self, kind: Kind, count: int, batch: int) -> TermWeights:
+        """TermWeights of the terms k = 1, ..., K in float64 on the CPU.
 
         The columns are the samples, or one column for the whole batch.
         """
@@ -119,7 +119,7 @@ class PowerSeries(Series):
         check_probe(self.probe)
         require_kind("control_variate", self.control_variate, bool, "True or False")
 
-    def weights(self, kind: Kind, count: int, batch: int) -> Weights:
+    def weights(self, kind: Kind, count: int, batch: int) -> TermWeights:
         """Ones."""
         return torch.ones(kind.last_power(self.terms), count, 1, dtype=torch.float64)
 
