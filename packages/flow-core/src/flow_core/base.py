@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flow_core.events import per_sample_sum
+
 
 class BaseDistribution(nn.Module, ABC):
     """A distribution of the latent z with samples of one shape.
@@ -67,14 +69,15 @@ class StandardNormal(BaseDistribution):
     def log_prob(self, z: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch"]:
         """−½·‖z/T‖² − D·(½·log 2π + log T)."""
         dims = math.prod(self.event_shape)
-        squares = (z / self.temperature).square().reshape(z.shape[0], dims).sum(1)
+        standard = z if self.temperature == 1 else z / self.temperature
+        squares = per_sample_sum(standard.square())
         return -0.5 * squares - dims * (0.5 * math.log(2 * math.pi) + math.log(self.temperature))
 
     def rsample(self, count: int) -> Float[Tensor, " batch *event"]:
         """T·ε with ε ~ N(0, I)."""
         shape = (count, *self.event_shape)
         noise = torch.randn(shape, dtype=self.dtype, device=self._like.device)
-        return self.temperature * noise
+        return noise if self.temperature == 1 else self.temperature * noise
 
     def quantile(self, noise: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
         """z = T·Φ⁻¹(noise), value by value: N(0, T²·I) for uniform numbers.

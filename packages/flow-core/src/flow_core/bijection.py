@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flow_core.bounds import Bounds
 from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.passes import Pass
+from flow_core.passes import Pass, zeros
 from flow_core.record import open_reports
 from flow_core.rounding import widened
 from flow_core.settings import DEFAULT_SETTINGS, Settings
@@ -201,7 +201,8 @@ class Bijection(nn.Module, ABC):
         x, context = widened(x, how.context, own)
         _check(self, x, context, own)
         reports = how.reports if torch.compiler.is_compiling() else (*open_reports(), *how.reports)
-        return x, how._replace(context=context, reports=reports, begun=True)
+        nothing = None if how.wants_log_det else zeros(x)
+        return x, how._replace(context=context, reports=reports, begun=True, nothing=nothing)
 
     def refusal(self, name: str, expected: EventShape, got: Tensor) -> ValueError:
         """The error of a layer that is not made for such samples."""
@@ -215,8 +216,9 @@ class Bijection(nn.Module, ABC):
 def fits(x: Tensor, expected: EventShape) -> bool:
     """Whether samples of a batch have a shape."""
     shape = x.shape[1:]
-    return len(shape) == len(expected) and all(
-        size in (None, found) for size, found in zip(expected, shape, strict=True)
+    return shape == expected or (
+        len(shape) == len(expected)
+        and all(size in (None, found) for size, found in zip(expected, shape, strict=True))
     )
 
 

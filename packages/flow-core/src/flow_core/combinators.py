@@ -71,11 +71,12 @@ class Chain(Bijection):
         self, layers: Iterable[tuple[int, Bijection]], x: Tensor, how: Pass
     ) -> tuple[Tensor, Tensor]:
         how = how.holding(bound_together(self.contractions(), how.maps))
-        total = zeros(x)
+        terms: list[Tensor] = []
         for i, layer in layers:
             x, term = call_part(f"layers.{i}", layer, x, how)
-            total = total + term if how.wants_log_det else total
-        return x, total
+            terms.append(term)
+        # Added up at once: one node of autograd in place of one for every layer.
+        return x, how.log_det(x, lambda: torch.stack(terms).sum(0) if terms else zeros(x))
 
 
 @final

@@ -20,4 +20,6 @@ def per_sample_all(conditions: Bool[Tensor, " batch *event"]) -> Bool[Tensor, " 
 
 
 def _rows(values: Tensor) -> Tensor:
+    if values.ndim == 2:
+        return values
     return values.reshape(values.shape[0], math.prod(values.shape[1:]))

@@ -47,6 +47,7 @@ class Pass(NamedTuple):
         reports: Where solves and log-determinants are told.
         collector: Is shown the inputs of self-normalizing layers.
         begun: Whether the outermost call has checked and prepared the input.
+        nothing: Zeros that stand for all log-determinants where none is wanted.
     """
 
     settings: Settings = DEFAULT_SETTINGS
@@ -58,6 +59,7 @@ class Pass(NamedTuple):
     reports: tuple[Report, ...] = ()
     collector: Collector | None = None
     begun: bool = False
+    nothing: Tensor | None = None
 
     def turned(self) -> "Pass":
         """The other way."""
@@ -78,7 +80,11 @@ class Pass(NamedTuple):
         compute: Callable[[], Float[Tensor, " batch"]],
     ) -> Float[Tensor, " batch"]:
         """What `compute` gives, or zeros and no work where no log-determinant is wanted."""
-        return compute() if self.wants_log_det else zeros(x)
+        if self.wants_log_det:
+            return compute()
+        nothing = self.nothing
+        # A layer may fold something into the batch of the layers inside it.
+        return zeros(x) if nothing is None or nothing.shape[0] != x.shape[0] else nothing
 
     def bind(self, g: LipschitzMap) -> BoundMap:
         """G with its effective weights, the context and the compilation of this pass."""

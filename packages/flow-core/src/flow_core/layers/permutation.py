@@ -28,6 +28,7 @@ class Permutation(Rearrangement):
             raise ValueError(
                 f"expected every channel from 0 to {len(index) - 1} once, got {list(index)}"
             )
+        self.channels = len(index)
         self.register_buffer("index", torch.tensor(list(index)))
 
     @classmethod
@@ -45,11 +46,11 @@ class Permutation(Rearrangement):
 
     def extra_repr(self) -> str:
         """Size shown in the representation of a model."""
-        return f"channels={self.index.numel()}"
+        return f"channels={self.channels}"
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse other numbers of channels."""
-        channels = self.index.numel()
+        channels = self.channels
         if x.ndim < 2 or x.shape[1] != channels:
             name = "x" if how.direction == "transform" else "y"
             raise ValueError(

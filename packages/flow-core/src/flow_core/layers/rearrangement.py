@@ -28,8 +28,8 @@ class Rearrangement(Bijection):
 
     @final
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        return self._moved(x), zeros(x)
+        return self._moved(x), how.log_det(x, lambda: zeros(x))
 
     @final
     def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        return self._moved_back(y), zeros(y)
+        return self._moved_back(y), how.log_det(y, lambda: zeros(y))

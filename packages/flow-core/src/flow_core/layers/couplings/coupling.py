@@ -68,13 +68,14 @@ class Coupling(Bijection):
     @final
     def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         still, moved, shift, log_scale = self._conditioned(y, how.context)
-        x = torch.cat([still, moved * (-log_scale).exp() - shift], 1)
+        x = torch.cat([still, moved / log_scale.exp() - shift], 1)
         return x, how.log_det(y, lambda: -per_sample_sum(log_scale))
 
     def _conditioned(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x₁, x₂, t and log s."""
-        half = x.shape[1] // 2
-        still, moved = x[:, :half], x[:, half:]
+        channels = x.shape[1]
+        # One node of autograd in place of two whose gradients are filled up and added.
+        still, moved = x.split_with_sizes([channels // 2, channels - channels // 2], 1)
         raw = cast(Tensor, self.conditioner(self._seen(still, context)))
         expected = (len(x), self.numbers * moved.shape[1], *moved.shape[2:])
         if raw.shape != expected:
