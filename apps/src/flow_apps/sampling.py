@@ -15,7 +15,6 @@ from flow_core.settings import Settings, Solve
 from flow_solvers import BoundMap, Fallback, Solution, Tolerance, default_solver
 from torch import Tensor
 
-from flow_apps.broken_samples import breakage
 from flow_apps.errors import ConfigError, RunFolderError
 from flow_apps.loading import Choice, LoadedRun, load_run
 from flow_apps.parts.sampling import draw_samples
@@ -112,7 +111,7 @@ def sample(path: Path, request: SampleRequest) -> Sampled:
     files = _free_paths(request.out or run.folder.path / "samples", request.stem)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
     watched = solver_failures(run.step, "sampling")
-    with torch.no_grad(), seeded, watched, record(flow) as report, breakage(flow) as reasons:
+    with torch.no_grad(), seeded, watched, record(flow) as report:
         using = _limited(flow, request.budget)
         with display.phase("sampling"):
             samples = draw_samples(flow, request.count, request.temperature, using)
@@ -120,8 +119,7 @@ def sample(path: Path, request: SampleRequest) -> Sampled:
         run.builders.draw_samples(samples, files[0])
     write_array(files[1], samples)
     missed = sum(block.failures for block in report.summary().values())
-    broken = int((~torch.isfinite(samples)).flatten(1).any(1).sum())
-    return Sampled(files, missed, broken, str(reasons))
+    return Sampled(files, missed, report.breakage.samples, str(report.breakage))
 
 
 def _flow(run: LoadedRun) -> Flow:

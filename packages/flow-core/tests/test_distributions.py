@@ -5,9 +5,22 @@ import math
 import pytest
 import torch
 from flow_core.base import StandardNormal
-from flow_core.distributions import Flow
-from flow_core.layers import Affine, LogitTransform, Reshape, SplitPrior
-from torch import Tensor
+from flow_core.bijection import Bijection
+from flow_core.blocks import Residual
+from flow_core.combinators import Chain, Invert
+from flow_core.distributions import Conditioned, Flow
+from flow_core.layers import (
+    Affine,
+    AffineCoupling,
+    LogitTransform,
+    Reshape,
+    SELUTransform,
+    SplitPrior,
+)
+from flow_core.maps import DenseNet
+from flow_core.settings import Settings
+from flow_core.views import frozen
+from torch import Tensor, nn
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -173,3 +186,154 @@ def test_bad_input_is_refused() -> None:
         Flow(StandardNormal((2,)), Affine((2,)), event_shape=(3,))
     with pytest.raises(ValueError, match="positive temperature"):
         StandardNormal((2,), temperature=0.0)
+
+
+def reference(context: Tensor) -> torch.distributions.Distribution:
+    """`conditional()` given a context, by torch."""
+    with torch.no_grad():
+        mean, raw = conditional().bijection.get_submodule("conditioner")(context).chunk(2, -1)
+    normal = torch.distributions.Normal(mean, (4 * torch.tanh(raw / 4)).exp())
+    return torch.distributions.Independent(normal, 1)
+
+
+@pytest.mark.parametrize("batch", [(), (6,), (2, 3)])
+def test_a_conditioned_flow_has_the_shapes_and_values_of_torch(batch: tuple[int, ...]) -> None:
+    context = draw(*batch, 4)
+    view, torchs = conditional().condition(context), reference(context)
+    for one, other in (
+        (view, torchs),
+        (view.expand((5, *batch)), torchs.expand((5, *batch))),
+        (view.expand((5, *batch)).expand((2, 5, *batch)), torchs.expand((2, 5, *batch))),
+    ):
+        assert (one.batch_shape, one.event_shape) == (other.batch_shape, other.event_shape)
+        for shape in ((), (7,), (2, 7)):
+            assert one.sample(shape).shape == one.rsample(shape).shape == other.sample(shape).shape
+            x, log_prob = one.rsample_and_log_prob(shape)
+            torch.testing.assert_close(log_prob, other.log_prob(x))
+            torch.testing.assert_close(one.log_prob(x), other.log_prob(x))
+        for lead in ((), (1,) * len(batch), (4, *other.batch_shape), other.batch_shape):
+            x = draw(*lead, 3, seed=1)
+            torch.testing.assert_close(one.log_prob(x), other.log_prob(x))
+    with pytest.warns(FutureWarning, match="sample_n"):
+        assert getattr(view, "sample_n")(5).shape == (5, *batch, 3)  # noqa: B009 (deprecated)
+
+
+def test_an_empty_batch_of_distributions() -> None:
+    view = conditional().condition(draw(0, 4))
+    x, log_prob = view.rsample_and_log_prob((2,))
+    assert (x.shape, log_prob.shape, view.log_prob(x).shape) == ((2, 0, 3), (2, 0), (2, 0))
+
+
+def test_a_flow_takes_any_batch_of_contexts_too() -> None:
+    flow, context = conditional(), draw(2, 3, 4)
+    x = draw(5, 2, 3, 3, seed=1)
+    torch.testing.assert_close(flow.log_prob(x, context), reference(context).log_prob(x))
+    torch.testing.assert_close(
+        flow.log_prob(x[0, 0, 0], context[0, 0]), reference(context[0, 0]).log_prob(x[0, 0, 0])
+    )
+    assert flow.sample((5,), context).shape == (5, 2, 3, 3)
+    assert flow.sample((5,), context[0, 0]).shape == (5, 3)
+    images = Flow(StandardNormal((2, 2, 2)), AffineCoupling.convolutional(2, 4, context_features=3))
+    with pytest.raises(ValueError, match=r"context of shape \(..., 3, any, any\), got \(6, 3\)"):
+        images.condition(torch.zeros(6, 3))
+
+
+def shaped(bijection: Bijection, shape: tuple[int, ...]) -> bool:
+    flow = Flow(StandardNormal(shape), bijection)
+    assert bijection.context_shape is not None
+    sizes = [2 if size is None else size for size in bijection.context_shape]
+    one, batch = flow.condition(torch.zeros(sizes)), flow.condition(torch.zeros(2, 1, *sizes))
+    return one.sample().shape == shape and batch.sample().shape == (2, 1, *shape)
+
+
+def test_layers_know_the_shape_of_their_context() -> None:
+    net = DenseNet(2, growth=4, context_features=4)
+    image = AffineCoupling.convolutional(2, 4, context_features=3)
+    dense = AffineCoupling.dense(2, 4, context_features=4)
+    chain = Chain([Affine((2,)), dense, Invert(Residual(net))])
+    assert chain.context_shape == (4,)
+    assert shaped(chain, (2,))
+    assert shaped(frozen(chain), (2,))
+    assert shaped(image, (2, 2, 2))
+    # Where layers do not agree, the first dimension is the batch.
+    assert Chain([dense, SplitPrior.convolutional(3, 2, 4)]).context_shape is None
+
+
+def test_a_context_of_unknown_shape_has_its_batch_first() -> None:
+    flow = Flow(StandardNormal((3,)), SplitPrior(nn.Linear(4, 6)))
+    assert flow.condition(draw(6, 4).float()).expand((5, 6)).sample((2,)).shape == (2, 5, 6, 3)
+
+
+def test_a_flow_without_context_expands() -> None:
+    flow, mean, std = gaussian()
+    view = flow.condition().expand((5,))
+    assert (view.batch_shape, view.event_shape) == ((5,), (2, 3))
+    x = view.sample((4,))
+    assert x.shape == (4, 5, 2, 3)
+    expected = normal_log_prob(x, mean, std).sum((-2, -1))
+    torch.testing.assert_close(view.log_prob(x), expected)
+    assert view.log_prob(x[0, 0]).shape == (5,)
+    for size in ((), (4,)):
+        with pytest.raises(RuntimeError, match="expand"):
+            view.expand(size)
+
+
+def test_expansion_copies_nothing_and_keeps_its_settings() -> None:
+    using = Settings(mode="approximate_inverse")
+    context = draw(6, 4)
+    view = conditional().condition(context, using=using, validate_args=False).expand((5, 6))
+    assert view.context is not None
+    assert view.context.data_ptr() == context.data_ptr()
+    assert view.using is using
+    # Unchecked, what is no number is none in the result.
+    exact = conditional().condition(context, validate_args=False).expand((5, 6))
+    assert bool(exact.log_prob(torch.full((3,), math.nan).double()).isnan().all())
+
+
+def allowed(view: Conditioned, values: Tensor) -> list[bool]:
+    # torch declares this method without types.
+    found: list[bool] = view.support.check(values).tolist()  # type: ignore[no-untyped-call]
+    return found
+
+
+def test_values_are_checked_as_those_of_torch() -> None:
+    view = Flow(StandardNormal((2,)), Chain([LogitTransform(0.05), SELUTransform()])).condition()
+    beyond = 0.05 / 0.9
+    inside = torch.tensor([[0.0, 1.0], [0.5, -0.9 * beyond]])
+    assert bool(view.log_prob(inside).isfinite().all())
+    assert view.support.event_dim == 1
+    assert allowed(view, inside) == [True, True]
+    for value in (1 + 1.1 * beyond, math.nan):
+        with pytest.raises(ValueError, match="within the support"):
+            view.log_prob(torch.tensor([0.5, value]))
+        with pytest.raises(ValueError, match="event_shape"):
+            view.log_prob(torch.zeros(3))
+    unchecked = view.flow.condition(validate_args=False)
+    assert bool(unchecked.log_prob(torch.tensor([0.5, 2.0])).isnan())
+    with pytest.raises(ValueError, match=r"ending in \(2,\), got \(3,\)"):
+        unchecked.log_prob(torch.zeros(3))
+    half = Flow(StandardNormal((1,)), Invert(SELUTransform())).condition()
+    assert allowed(half, torch.tensor([[-1.7], [-1.8]])) == [True, False]
+
+
+def test_the_text_of_a_conditioned_flow_says_what_it_is() -> None:
+    assert repr(conditional().condition(draw(6, 4))) == (
+        "Conditioned(base: StandardNormal, bijection: SplitPrior, context: (6, 4), "
+        "batch_shape: (6,), event_shape: (3,))"
+    )
+
+
+def test_torch_composes_it_as_any_distribution() -> None:
+    context = draw(6, 4)
+    both: torch.distributions.Distribution = torch.distributions.Independent(
+        conditional().condition(context), 1
+    )
+    x = both.rsample((2,))
+    expected = reference(context).log_prob(x).sum(-1)
+    torch.testing.assert_close(both.log_prob(x), expected)
+    exp = torch.distributions.ExpTransform()
+    moved = torch.distributions.TransformedDistribution(conditional().condition(context), exp)
+    y = x.exp()
+    # torch declares this method without types.
+    found = moved.log_prob(y)  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, reference(context).log_prob(x) - x.sum(-1))

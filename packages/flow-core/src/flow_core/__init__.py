@@ -24,6 +24,7 @@ from flow_core.blocks import (
     inverse_residual,
 )
 from flow_core.bounds import Bounds, contraction_for_condition
+from flow_core.breakage import Breakage, SampleError
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.dequantization import (
     Dequantized,
@@ -107,6 +108,7 @@ from flow_core.models import (
 from flow_core.passes import Pass
 from flow_core.record import BlockSummary, Report, record
 from flow_core.settings import Settings, Solve
+from flow_core.torch_base import TorchBase
 from flow_core.views import frozen
 
 __all__ = [
@@ -119,6 +121,7 @@ __all__ = [
     "BlockSummary",
     "BoundedExpScale",
     "Bounds",
+    "Breakage",
     "Chain",
     "Conditioned",
     "ContractiveConfig",
@@ -167,6 +170,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "SELUTransform",
+    "SampleError",
     "SandwichNet",
     "ScaleFunction",
     "SelfNormConv2d",
@@ -180,6 +184,7 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "SurrogateTerms",
+    "TorchBase",
     "TrainingSurrogate",
     "UniformDequantizer",
     "VariationalDequantizer",

@@ -36,6 +36,11 @@ class BaseDistribution(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The dtype of samples."""
 
+    @property
+    def has_rsample(self) -> bool:
+        """Whether samples have gradients to what the distribution is made of."""
+        return True
+
 
 @final
 class StandardNormal(BaseDistribution):

@@ -8,6 +8,7 @@ import torch
 from flow_solvers import require_kind, without_autocast, without_autocast_backward
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from flow_core.bounds import Bounds
 from flow_core.maps.lipschitz_map import LipschitzMap
@@ -38,9 +39,16 @@ class Bijection(nn.Module, ABC):
     Attributes:
         uses_context: Whether the layer, or one inside it, needs a context. A context that nobody
             uses is refused, as is one that is missing.
+        context_shape: Shape of the context of one sample where it is known, None in place of a
+            size that may be any.
+        domain: What values of x must be, as far as it is known; a layer gives NaN outside.
+        codomain: What values of y are, likewise.
     """
 
     uses_context: bool = False
+    context_shape: EventShape | None = None
+    domain: constraints.Constraint = constraints.real
+    codomain: constraints.Constraint = constraints.real
 
     if TYPE_CHECKING:
         # nn.Module.__call__ is untyped: without this every `layer(x)` is Any for users.
@@ -193,14 +201,18 @@ class Bijection(nn.Module, ABC):
         if expected is not None and not fits(x, expected):
             raise self.refusal("x" if transforms else "y", expected, x)
         self._prepare(x, how)
-        return self._transform(x, how) if transforms else self._inverse(x, how)
+        y, log_det = self._transform(x, how) if transforms else self._inverse(x, how)
+        if how.watch is not None:
+            how.watch.watch(self, x, y)
+        return y, log_det
 
     def _begin(self, x: Tensor, how: Pass) -> tuple[Tensor, Pass]:
         """What only the outermost call does."""
         own = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
         x, context = widened(x, how.context, own)
         _check(self, x, context, own)
-        reports = how.reports if torch.compiler.is_compiling() else (*open_reports(), *how.reports)
+        silent = torch.compiler.is_compiling() or how.watch is not None
+        reports = how.reports if silent else (*open_reports(), *how.reports)
         nothing = None if how.wants_log_det else zeros(x)
         return x, how._replace(context=context, reports=reports, begun=True, nothing=nothing)
 
@@ -215,7 +227,11 @@ class Bijection(nn.Module, ABC):
 
 def fits(x: Tensor, expected: EventShape) -> bool:
     """Whether samples of a batch have a shape."""
-    shape = x.shape[1:]
+    return fits_event(x.shape[1:], expected)
+
+
+def fits_event(shape: torch.Size, expected: EventShape) -> bool:
+    """Whether a shape of one sample is one that is expected."""
     return shape == expected or (
         len(shape) == len(expected)
         and all(size in (None, found) for size, found in zip(expected, shape, strict=True))
@@ -267,6 +283,20 @@ def _check(layer: Bijection, x: Tensor, context: Tensor | None, own: torch.dtype
         raise ValueError(
             f"{name}: expected a context of {x.dtype}, as x, got {context.dtype}; convert it"
         )
+
+
+def shape_text(shape: EventShape) -> str:
+    """The sizes of a shape, for errors."""
+    return ", ".join("any" if size is None else str(size) for size in shape)
+
+
+def common_context_shape(parts: Iterable[Bijection | LipschitzMap]) -> EventShape | None:
+    """The shape of the context of parts that share one; None where they do not agree on any."""
+    shapes = [part.context_shape for part in parts if part.context_shape is not None]
+    if len({len(shape) for shape in shapes}) != 1:
+        return None
+    sizes = (set(column) for column in zip(*shapes, strict=True))
+    return tuple(found.pop() if len(found) == 1 else None for found in sizes)
 
 
 def _tuple(shape: Sequence[int | None] | None) -> EventShape | None:

@@ -8,7 +8,7 @@ from flow_solvers import SolverError, require_kind
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.bijection import Bijection, require_bijection
+from flow_core.bijection import Bijection, common_context_shape, require_bijection
 from flow_core.bounds import Bounds, composed
 from flow_core.context import Context
 from flow_core.maps.lipschitz_map import LipschitzMap
@@ -43,6 +43,9 @@ class Chain(Bijection):
         )
         self.layers = nn.ModuleList(layers)
         self.uses_context = any(layer.uses_context for layer in layers)
+        self.context_shape = common_context_shape(layers)
+        if layers:
+            self.domain, self.codomain = layers[0].domain, layers[-1].codomain
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -91,6 +94,8 @@ class Invert(Bijection):
         super().__init__(bijection.output_shape, bijection.event_shape)
         self.bijection = bijection
         self.uses_context = bijection.uses_context
+        self.context_shape = bijection.context_shape
+        self.domain, self.codomain = bijection.codomain, bijection.domain
 
     def contractions(self) -> Iterable[LipschitzMap]:
         """Those of the inner bijection."""
@@ -165,6 +170,8 @@ class Multiscale(Bijection):
         self.shapes = tuple(shapes)
         self.names = _unique_names(names, len(scales))
         self.uses_context = any(scale.uses_context for scale in scales)
+        self.context_shape = common_context_shape(scales)
+        self.domain = scales[0].domain
 
     def features(
         self,

@@ -2,19 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, get_args
 
 import torch
-from flow_solvers import require_kind
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from flow_core.base import BaseDistribution
-from flow_core.bijection import Bijection, require_bijection
-from flow_core.context import Context
+from flow_core.bijection import (
+    Bijection,
+    EventShape,
+    fits_event,
+    require_bijection,
+    shape_text,
+)
+from flow_core.context import Context, broadcast_batch, spread
+from flow_core.finite_samples import OnFailure, inverted
 from flow_core.passes import Pass
 from flow_core.settings import DEFAULT_SETTINGS, Settings
+from flow_core.torch_base import Base, as_base
 
 
 @final
@@ -22,15 +28,21 @@ class Flow(nn.Module):
     """The distribution of x when z = bijection.transform(x) has the base distribution.
 
     log p(x) = log p_base(z) + log|det ∂z/∂x|. Shapes are those of torch.distributions: x may have
-    any number of leading dimensions in front of the event shape; a context of shape
-    `(batch, ...)` gives a batch of distributions, and x broadcasts against it. `forward` is
-    `log_prob`, which is what DDP, hooks and compile see. `using` chooses what a call does its work
-    with.
+    any number of leading dimensions in front of the event shape. So may a context in front of the
+    `context_shape` of the bijection: they are the batch shape of as many distributions, and x
+    broadcasts against it. Where a bijection does not know that shape, the first dimension of a
+    context is the batch. `forward` is `log_prob`, which is what DDP, hooks and compile see. `using`
+    chooses what a call does its work with.
 
     Args:
-        base: Distribution of z.
+        base: Distribution of z: a `BaseDistribution`, one of torch, or a module that makes one of
+            torch, see `TorchBase`.
         bijection: Maps x to z.
         event_shape: Shape of one x, where it is not the shape of z.
+
+    Raises:
+        TypeError: If the base is none of these.
+        ValueError: If the base is of a batch, discrete, or of another shape than the bijection.
     """
 
     if TYPE_CHECKING:
@@ -48,20 +60,22 @@ class Flow(nn.Module):
 
     def __init__(
         self,
-        base: BaseDistribution,
+        base: Base,
         bijection: Bijection,
         event_shape: Sequence[int] | None = None,
     ) -> None:
-        require_kind("base", base, BaseDistribution, "a base such as StandardNormal(shape)")
         require_bijection("bijection", bijection)
         super().__init__()
-        self.event_shape = base.event_shape if event_shape is None else torch.Size(event_shape)
-        if self.event_shape.numel() != base.event_shape.numel():
+        self.base = as_base(base)
+        latent = self.base.event_shape
+        self.event_shape = latent if event_shape is None else torch.Size(event_shape)
+        if self.event_shape.numel() != latent.numel():
             raise ValueError(
                 f"expected as many values in x as in z, got {tuple(self.event_shape)} and "
-                f"{tuple(base.event_shape)}"
+                f"{tuple(latent)}"
             )
-        self.base = base
+        _require_shape("a base", latent, bijection.output_shape, bijection)
+        _require_shape("an event_shape", self.event_shape, bijection.event_shape, bijection)
         self.bijection = bijection
 
     def forward(
@@ -99,10 +113,32 @@ class Flow(nn.Module):
         context: Context = None,
         *,
         using: Settings | None = None,
+        on_failure: OnFailure = "return",
     ) -> Float[Tensor, "*leading"]:
-        """Draw x of shape `shape` + batch shape + event shape, without a graph."""
+        """Draw x of shape `shape` + batch shape + event shape, without a graph.
+
+        Args:
+            shape: Of the sample.
+            context: A batch of them gives a batch of distributions.
+            using: What the call does its work with.
+            on_failure: What becomes of samples that are not finite, because a layer overflows or
+                is asked for a value out of its range. return: they stay. raise: they are an error
+                that names the layers. redraw: a new draw takes the place of each, until all are
+                finite, which are draws given that they are. An open `record()` counts them.
+
+        Raises:
+            SampleError: If some are not finite and that is to be raised, or 100 new draws were not
+                either.
+            ValueError: As `log_prob`, but for the mode, which may be approximate.
+        """
+        if on_failure not in get_args(OnFailure):
+            choices = ", ".join(get_args(OnFailure))
+            raise ValueError(f"expected on_failure of {choices}, got {on_failure!r}")
         with torch.no_grad():
-            return self.rsample(shape, context, using=using)
+            lead, z, context = self._draw(shape, context)
+            how = Pass(sound(using), context, direction="inverse", wants_log_det=False)
+            x = inverted(self.base, self.bijection, z, how, on_failure)
+            return x.reshape((*lead, *self.event_shape))
 
     def rsample(
         self,
@@ -129,9 +165,15 @@ class Flow(nn.Module):
         log_prob = self.base.log_prob(z) - log_det
         return x.reshape((*lead, *self.event_shape)), log_prob.reshape(lead)
 
-    def condition(self, context: Context = None, *, using: Settings | None = None) -> "Conditioned":
+    def condition(
+        self,
+        context: Context = None,
+        *,
+        using: Settings | None = None,
+        validate_args: bool | None = None,
+    ) -> "Conditioned":
         """The distribution given a context, as a torch.distributions object."""
-        return Conditioned(self, context, using)
+        return Conditioned(self, context, using, validate_args=validate_args)
 
     def initialize(
         self,
@@ -144,35 +186,98 @@ class Flow(nn.Module):
         _, x, context = self._fold(x, context)
         return self.bijection.initialize(x, context=context, using=using)
 
+    def batch_shape(self, context: Context) -> torch.Size:
+        """Of the distributions given a context: its dimensions in front of those of one sample.
+
+        Raises:
+            ValueError: If the context has too few dimensions.
+        """
+        if context is None:
+            return torch.Size()
+        shape = self.bijection.context_shape
+        if shape is None:
+            return context.shape[:1]
+        batch = context.ndim - len(shape)
+        if batch < 0:
+            raise ValueError(
+                f"Flow: expected a context of shape (..., {shape_text(shape)}), got "
+                f"{tuple(context.shape)}"
+            )
+        return context.shape[:batch]
+
     def _fold(self, x: Tensor, context: Context) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
         """Fold sample and batch shape into one batch dimension, broadcast x and the context."""
-        cut = x.ndim - len(self.event_shape)
-        if cut < 0 or x.shape[cut:] != self.event_shape:
-            raise ValueError(
-                f"Flow: expected a shape ending in {tuple(self.event_shape)}, got {tuple(x.shape)}"
-            )
-        lead = _broadcast(x.shape[:cut], _batch_shape(context))
+        leading = _leading(x, self.event_shape)
+        lead = broadcast_batch(leading, self.batch_shape(context))
         x = x.expand((*lead, *self.event_shape)).reshape(math.prod(lead), *self.event_shape)
-        return lead, x, _spread(context, lead)
+        return lead, x, self._spread(context, lead)
 
     def _draw(
         self, shape: Sequence[int], context: Context
     ) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
-        lead = (*shape, *_batch_shape(context))
-        return lead, self.base.rsample(math.prod(lead)), _spread(context, lead)
+        lead = (*shape, *self.batch_shape(context))
+        return lead, self.base.rsample(math.prod(lead)), self._spread(context, lead)
+
+    def _spread(self, context: Context, lead: tuple[int, ...]) -> Tensor | None:
+        """Repeat a context over the sample dimensions in front of its batch."""
+        return None if context is None else spread(context, len(self.batch_shape(context)), lead)
 
 
 @final
 class Conditioned(Distribution):
-    """A flow given its context and settings, for code that expects torch.distributions."""
+    """A flow given its context and settings, for code that expects torch.distributions.
 
-    has_rsample = True
+    A context that is as one sample has it, where the bijection knows its shape, makes one
+    distribution; `batch_shape` is what a context has in front of that.
 
-    def __init__(self, flow: Flow, context: Context, using: Settings | None = None) -> None:
-        self.flow = flow
-        self.context = context
-        self.using = using
-        super().__init__(torch.Size(_batch_shape(context)), flow.event_shape, validate_args=False)
+    Args:
+        flow: The flow.
+        context: Its context.
+        using: What calls do their work with.
+        validate_args: Whether values are checked to be in the support, as of all distributions.
+    """
+
+    has_rsample: bool
+
+    def __init__(
+        self,
+        flow: Flow,
+        context: Context = None,
+        using: Settings | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._set(flow, context, using)
+        super().__init__(flow.batch_shape(context), flow.event_shape, validate_args=validate_args)
+
+    def _set(self, flow: Flow, context: Context, using: Settings | None) -> None:
+        self.flow, self.context, self.using = flow, context, using
+        self.has_rsample = flow.base.has_rsample
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "Conditioned | None" = None
+    ) -> "Conditioned":
+        """The same distribution for each of a larger batch."""
+        new = type(self).__new__(type(self)) if _instance is None else _instance
+        size = torch.Size(batch_shape)
+        # Refuses what this batch cannot be repeated to, also where there is no context.
+        torch.empty(self.batch_shape, device="meta").expand(size)
+        context = self.context
+        if context is not None:
+            context = context.expand(size + context.shape[len(self.batch_shape) :])
+        new._set(self.flow, context, self.using)
+        super(Conditioned, new).__init__(size, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def __repr__(self) -> str:
+        """What it is made of, and its shapes."""
+        base, bijection = type(self.flow.base).__name__, type(self.flow.bijection).__name__
+        context = None if self.context is None else tuple(self.context.shape)
+        return (
+            f"Conditioned(base: {base}, bijection: {bijection}, context: {context}, "
+            f"batch_shape: {tuple(self.batch_shape)}, event_shape: {tuple(self.event_shape)})"
+        )
 
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
@@ -181,27 +286,49 @@ class Conditioned(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The whole space; flows on a smaller domain give NaN outside it."""
+        """The domain of the bijection, as far as that is known."""
         # torch declares this class without types.
         return constraints.independent(  # type: ignore[no-untyped-call]
-            constraints.real, len(self.event_shape)
+            self.flow.bijection.domain, len(self.event_shape)
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, of shape sample shape + batch shape."""
-        return self.flow.log_prob(value, self.context, using=self.using)
+        if self._validate_args and value.numel():  # torch cannot check what is empty
+            self._validate_sample(value)
+        lead = broadcast_batch(_leading(value, self.event_shape), self.batch_shape)
+        x = value.expand((*lead, *self.event_shape))
+        x = x.reshape(math.prod(lead), *self.event_shape)
+        return self.flow.log_prob(x, self._spread(lead), using=self.using).reshape(lead)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw with gradients."""
-        return self.flow.rsample(sample_shape, self.context, using=self.using)
+        lead, count = self._lead(sample_shape)
+        x = self.flow.rsample(count, self._spread(lead), using=self.using)
+        return x.reshape((*lead, *self.event_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw without a graph."""
-        return self.flow.sample(sample_shape, self.context, using=self.using)
+        lead, count = self._lead(sample_shape)
+        x = self.flow.sample(count, self._spread(lead), using=self.using)
+        return x.reshape((*lead, *self.event_shape))
 
     def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Draw with log-densities, from one pass."""
-        return self.flow.rsample_and_log_prob(sample_shape, self.context, using=self.using)
+        lead, count = self._lead(sample_shape)
+        context = self._spread(lead)
+        x, log_prob = self.flow.rsample_and_log_prob(count, context, using=self.using)
+        return x.reshape((*lead, *self.event_shape)), log_prob.reshape(lead)
+
+    def _lead(self, sample_shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sample and batch shape, and the sample shape for the flow when both are folded."""
+        lead = (*sample_shape, *self.batch_shape)
+        return lead, () if self.context is not None else (math.prod(lead),)
+
+    def _spread(self, lead: tuple[int, ...]) -> Tensor | None:
+        """The context over all of the dimensions, folded into one."""
+        context = self.context
+        return None if context is None else spread(context, len(self.batch_shape), lead)
 
 
 def begun(name: str, context: Context, using: Settings | None, how: Pass | None) -> Pass:
@@ -246,27 +373,22 @@ def sound(using: Settings | None) -> Settings:
     return settings
 
 
-def _broadcast(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
-    try:
-        # torch declares this function without types.
-        return tuple(torch.broadcast_shapes(shape, other))  # type: ignore[no-untyped-call]
-    except RuntimeError:
+def _leading(x: Tensor, event_shape: torch.Size) -> torch.Size:
+    """The dimensions in front of the event shape."""
+    cut = x.ndim - len(event_shape)
+    if cut < 0 or x.shape[cut:] != event_shape:
         raise ValueError(
-            f"Flow: expected leading dimensions of x that fit {other[0]} contexts, got "
-            f"{tuple(shape)}"
-        ) from None
+            f"Flow: expected a shape ending in {tuple(event_shape)}, got {tuple(x.shape)}"
+        )
+    return x.shape[:cut]
 
 
-def _batch_shape(context: Context) -> tuple[int, ...]:
-    if context is None:
-        return ()
-    if context.ndim == 0:
-        raise ValueError("Flow: expected a context with the batch first, got a number")
-    return (context.shape[0],)
-
-
-def _spread(context: Context, lead: tuple[int, ...]) -> Tensor | None:
-    """Repeat a context over the sample dimensions in front of its batch."""
-    if context is None:
-        return None
-    return context.expand(*lead, *context.shape[1:]).reshape(math.prod(lead), *context.shape[1:])
+def _require_shape(
+    what: str, found: torch.Size, expected: EventShape | None, bijection: Bijection
+) -> None:
+    if expected is not None and not fits_event(found, expected):
+        raise ValueError(
+            f"Flow: expected {what} of shape ({shape_text(expected)}), as its "
+            f"{type(bijection).__name__} has it, got {tuple(found)}; event_shape= is the shape of "
+            "one x"
+        )

@@ -13,6 +13,7 @@ from flow_solvers import BoundMap
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flow_core.breakage import LayerWatch
 from flow_core.maps.lipschitz_map import Held, LipschitzMap
 from flow_core.record import Report
 from flow_core.settings import DEFAULT_SETTINGS, Settings
@@ -46,6 +47,7 @@ class Pass(NamedTuple):
         maps: Maps that are bound already.
         reports: Where solves and log-determinants are told.
         collector: Is shown the inputs of self-normalizing layers.
+        watch: Is shown what every layer does; the pass repeats another, and tells no reports.
         begun: Whether the outermost call has checked and prepared the input.
         nothing: Zeros that stand for all log-determinants where none is wanted.
     """
@@ -58,6 +60,7 @@ class Pass(NamedTuple):
     maps: Mapping[LipschitzMap, Held] = _NOTHING
     reports: tuple[Report, ...] = ()
     collector: Collector | None = None
+    watch: LayerWatch | None = None
     begun: bool = False
     nothing: Tensor | None = None
 

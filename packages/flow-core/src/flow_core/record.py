@@ -15,6 +15,8 @@ from flow_solvers import DerivativeListener, LinearSolution, Solution, derivativ
 from flow_solvers.precision import in_float64
 from torch import Tensor, nn
 
+from flow_core.breakage import Breakage
+
 
 @dataclass(frozen=True)
 class BlockSummary:
@@ -54,9 +56,11 @@ class Report:
 
     Attributes:
         defers: Whether failed derivatives of blocks that raise are kept here and not raised.
+        breakage: Samples of flows that are not finite, also those that were drawn again.
     """
 
     defers: bool = False
+    breakage: Breakage = field(default_factory=Breakage)
     names: dict[int, str] = field(default_factory=dict[int, str])
     solutions: dict[str, list[Solution]] = field(
         default_factory=lambda: defaultdict[str, list[Solution]](list)

@@ -27,6 +27,8 @@ class Frozen(Bijection):
     def __init__(self, bijection: Bijection) -> None:
         super().__init__(bijection.event_shape, bijection.output_shape)
         self.uses_context = bijection.uses_context
+        self.context_shape = bijection.context_shape
+        self.domain, self.codomain = bijection.domain, bijection.codomain
         self.bijection = bijection
         self._held: Mapping[LipschitzMap, Held] = {
             g: _held(g) for g in bijection.modules() if isinstance(g, LipschitzMap)

@@ -9,7 +9,7 @@ from flow_solvers import BoundMap, Linearization, Solution, SolverError, require
 from jaxtyping import Float
 from torch import Tensor
 
-from flow_core.bijection import Bijection
+from flow_core.bijection import Bijection, common_context_shape
 from flow_core.maps import LipschitzMap
 from flow_core.passes import Pass, zeros
 from flow_core.record import derivative_listener, post_log_det, post_solution
@@ -50,6 +50,7 @@ class FixedPointBlock(Bijection):
             require_solve(solve)
         super().__init__(next((g.event_shape for g in maps if g.event_shape is not None), None))
         self.uses_context = any(g.uses_context for g in maps)
+        self.context_shape = common_context_shape(maps)
         self.solve = Solve() if solve is None else solve
 
     def contractions(self) -> Iterator[LipschitzMap]:

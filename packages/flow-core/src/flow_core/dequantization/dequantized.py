@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from flow_solvers import require_kind
@@ -134,9 +134,28 @@ class Dequantized(nn.Module):
         context: Context = None,
         *,
         using: Settings | None = None,
+        on_failure: Literal["raise", "redraw"] = "raise",
     ) -> Integer[Tensor, "*leading"]:
-        """Draw integers: the bin that a draw of the flow falls into, the nearest if in none."""
-        y = self.flow.sample(shape, context, using=using)
+        """Draw integers: the bin that a draw of the flow falls into, the nearest if in none.
+
+        Args:
+            shape: Of the sample.
+            context: A batch of them gives a batch of distributions.
+            using: What the flow does its work with.
+            on_failure: What becomes of draws of the flow that are not finite, which fall nowhere:
+                they are raised, or drawn again and counted by an open `record()`, see
+                `Flow.sample`.
+
+        Raises:
+            SampleError: As `Flow.sample`; the text names the layers and counts samples.
+            ValueError: As `Flow.sample`.
+        """
+        if on_failure not in ("raise", "redraw"):
+            raise ValueError(
+                f"expected on_failure of raise or redraw, got {on_failure!r}; nothing else makes "
+                "integers of samples that are not finite"
+            )
+        y = self.flow.sample(shape, context, using=using, on_failure=on_failure)
         return (y * self.levels).floor().clamp(0, self.levels - 1).long()
 
     def initialize(

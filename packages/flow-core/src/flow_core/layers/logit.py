@@ -6,6 +6,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
 
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds
@@ -32,6 +33,9 @@ class LogitTransform(Bijection):
         if not 0 <= alpha < 0.5:
             raise ValueError(f"expected 0 <= alpha < 0.5, got {alpha}")
         self.alpha = alpha
+        beyond = alpha / (1 - 2 * alpha)
+        # torch declares this class without types.
+        self.domain = constraints.interval(-beyond, 1 + beyond)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """α shown in the representation of a model."""

@@ -22,9 +22,11 @@ class LipschitzMap(Certified):
 
     Attributes:
         uses_context: Whether G depends on a context.
+        context_shape: Shape of the context of one sample, where it is known.
     """
 
     uses_context: bool = False
+    context_shape: tuple[int, ...] | None = None
 
     def __init__(self, event_shape: Sequence[int] | None = None) -> None:
         super().__init__()

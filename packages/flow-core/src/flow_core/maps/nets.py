@@ -82,6 +82,8 @@ class LipschitzNet(LipschitzMap):
             else Conditioner(type(self).__name__, context_features, written, map_size)
         )
         self.uses_context = self.conditioner is not None
+        if self.conditioner is not None:
+            self.context_shape = self.conditioner.context_shape
 
     def bind_weights(self) -> BoundNet:
         """Normalise the weights."""

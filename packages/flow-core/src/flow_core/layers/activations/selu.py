@@ -5,6 +5,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from flow_core.bounds import Bounds
 from flow_core.layers.activations.base import ElementwiseBijection
@@ -23,6 +24,8 @@ class SELUTransform(ElementwiseBijection):
     """
 
     limit = SELU_SCALE * SELU_ALPHA
+    # torch declares this class without types.
+    codomain = constraints.greater_than(-limit)  # type: ignore[no-untyped-call]
 
     def bounds(self) -> Bounds:
         """λα, the slope just below 0; the inverse has no largest slope where its values end."""

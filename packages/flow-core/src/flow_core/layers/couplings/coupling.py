@@ -45,6 +45,8 @@ class Coupling(Bijection):
         self.conditioner = conditioner
         self.context_features = context_features
         self.uses_context = context_features is not None
+        if context_features is not None and self.event_shape is not None:
+            self.context_shape = context_features, *self.event_shape[1:]
 
     @abstractmethod
     def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
