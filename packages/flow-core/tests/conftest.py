@@ -104,6 +104,14 @@ def masked(side: Side) -> Bijection:
     return randomized(MaskedConv2d(2, 4, side=side))
 
 
+def released_macow() -> Bijection:
+    unit = macow_unit(2, 3, form="released", scale=SigmoidScale())
+    for layer in unit:
+        if isinstance(layer, ActNorm):
+            fitted(layer, torch.randn(8, 2, 3, 3))
+    return randomized(unit)
+
+
 def exponential(channels: int, side: tuple[int, int]) -> ExponentialConv2d:
     layer = ExponentialConv2d(channels, 3, side)
     torch.nn.init.normal_(layer.conv.weight)
@@ -232,7 +240,15 @@ CASES = [
     Case("self-norm-linear", lambda: moved(SelfNormLinear(4)), (4,)),
     Case("exponential-conv", lambda: exponential(2, (3, 2)), (2, 3, 2)),
     *(Case(f"masked-conv-{side}", partial(masked, side), (2, 3, 2)) for side in SIDES),
+    Case(
+        "masked-conv-released",
+        lambda: randomized(
+            MaskedConv2d(2, 4, side="left", form="scale-shift", scale=HalfRangeSigmoidScale())
+        ),
+        (2, 3, 2),
+    ),
     Case("macow-unit", lambda: randomized(macow_unit(1, 3)), (1, 3, 3)),
+    Case("macow-unit-released", released_macow, (2, 3, 3)),
     Case("leaky-relu", LeakyReLU, (4,)),
     Case("leaky-relu-image", lambda: LeakyReLU(3.0), (1, 3, 2)),
     Case("learnable-leaky-relu", lambda: randomized(LearnableLeakyReLU()), (4,)),

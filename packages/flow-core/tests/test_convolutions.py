@@ -2,27 +2,32 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 import jaxtyping
 import pytest
 import torch
 from flow_core.bijection import Bijection
 from flow_core.layers import (
+    ActNorm,
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
+    HalfRangeSigmoidScale,
     HouseholderMatrix,
     InverseConv2d,
     InvertibleMatrix,
     LUMatrix,
     MaskedConv2d,
     OrthogonalMatrix,
+    ScaleFunction,
+    SigmoidScale,
     cinc,
     emerging,
     finc,
+    macow_unit,
 )
-from flow_core.layers.convolutions.masked import SIDES, Side
+from flow_core.layers.convolutions.masked import SIDES, AffineForm, Side
 from flow_core.lipschitz import lipschitz_certificate, update_lipschitz
 from flow_core.record import record
 from flow_kernels import Order, padded_conv2d
@@ -281,6 +286,74 @@ def test_masked_convs_look_one_way(side: Side) -> None:
     assert not bool(matrix[distance < 0].any())
     assert not bool(matrix[distance > 3].any())
     assert bool((matrix[distance == 1] != 0).any())
+
+
+@pytest.mark.parametrize("form", get_args(AffineForm))
+def test_masked_convs_move_by_the_rows_above(form: AffineForm) -> None:
+    layer = MaskedConv2d(1, 4, form=form, scale=SigmoidScale()).double()
+    for p in layer.parameters():
+        torch.nn.init.normal_(p)
+    x = batch(3, 1, 5, 4)
+    y, log_det = layer(x)
+    total = torch.zeros(3, dtype=x.dtype)
+    for row in range(5):
+        # The two rows above, zeros beyond the image.
+        above = torch.nn.functional.pad(x, (1, 1, 2, 0))[:, :, row : row + 2]
+        shift, raw = layer.last(torch.nn.functional.elu(layer.first(above))).chunk(2, 1)
+        scale = torch.sigmoid(raw + 2)
+        old = x[:, :, row : row + 1]
+        new = (old + shift) * scale if form == "shift-scale" else old * scale + shift
+        torch.testing.assert_close(y[:, :, row : row + 1], new)
+        total = total + scale.log().flatten(1).sum(1)
+    torch.testing.assert_close(log_det, total)
+
+
+def test_the_released_unit_has_two_actnorms_and_its_form() -> None:
+    unit = macow_unit(2, 3, form="released", scale=SigmoidScale())
+    kinds = [type(layer) for layer in unit]
+    assert kinds == [ActNorm, MaskedConv2d, MaskedConv2d] * 2
+    masked = [layer for layer in unit if isinstance(layer, MaskedConv2d)]
+    assert [layer.side for layer in masked] == ["above", "below", "left", "right"]
+    assert {layer.form for layer in masked} == {"scale-shift"}
+    assert {layer.scale for layer in masked} == {SigmoidScale()}
+    # Channels of any size leave the first ActNorm standardised.
+    x = 1e-3 * batch(50, 2, 3, 3).float()
+    unit.initialize(x)
+    assert float(unit[0].transform(x).detach().std()) == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_unit_takes_its_sides_in_any_order() -> None:
+    unit = macow_unit(1, 3, sides=("right", "above", "below"))
+    assert [getattr(layer, "side", None) for layer in unit] == ["right", "above", "below"]
+    assert {getattr(layer, "form", None) for layer in unit} == {"shift-scale"}
+
+
+def test_words_that_masked_convs_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As for users, whose calls are not checked.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    word: Any = "published"
+    with pytest.raises(ValueError, match="form: expected one of plain, released, got 'published'"):
+        macow_unit(1, 3, form=word)
+    with pytest.raises(ValueError, match="form: expected one of shift-scale, scale-shift, got"):
+        MaskedConv2d(1, 3, form=word)
+    with pytest.raises(ValueError, match=r"a side of .*'published'"):
+        macow_unit(1, 3, sides=[word])
+
+
+def test_the_inverse_of_a_masked_conv_is_bounded_by_default() -> None:
+    torch.manual_seed(0)
+
+    def largest(scale: ScaleFunction | None) -> float:
+        """Of images whose scales are as small as can be, which s = σ(r + 2) lets come to 0."""
+        layer = MaskedConv2d(1, 3, scale=scale)
+        with torch.no_grad():
+            layer.last.bias[1] = -100.0
+        y = torch.randn(4, 1, 8, 8)
+        return float(layer.inverse(y).detach().abs().max() / y.abs().max())
+
+    assert largest(None) < 1.01 * math.exp(2)
+    assert largest(HalfRangeSigmoidScale()) < 2.01
+    assert not math.isfinite(largest(SigmoidScale()))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,21 @@ from flow_core.combinators import Chain, Multiscale
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
 from flow_core.jacobian import jacobian
-from flow_core.layers import ActNorm, InverseConv2d, Reshape, Squeeze
+from flow_core.layers import (
+    ActNorm,
+    AffineCoupling,
+    BoundedExpScale,
+    HalfRangeSigmoidScale,
+    InverseConv2d,
+    MaskedConv2d,
+    Reshape,
+    ScaleFunction,
+    SigmoidScale,
+    Squeeze,
+)
 from flow_core.lipschitz import update_lipschitz
 from flow_core.models import ContractiveConfig, FlowConfig, image_flow
-from flow_core.models.config import ActivationName, Block, CouplingKind, Linear, Mixing
+from flow_core.models.config import ActivationName, Block, CouplingKind, Linear, Mixing, ScaleName
 from flow_core.settings import Settings, Solve
 from flow_logdet import Exact
 from flow_solvers import Tolerance
@@ -218,6 +229,8 @@ def test_bad_configs_of_blocks_are_refused(fields: dict[str, Any], message: str)
         ("architecture", None, "architecture: expected one of glow, .*, got None"),
         ("mixing", "zzz", "mixing: expected one of none, "),
         ("coupling", "zzz", "coupling: expected one of affine, "),
+        ("macow_scale", "zzz", "macow_scale: expected one of bounded-exp, sigmoid, half-range"),
+        ("macow_form", "zzz", "macow_form: expected one of plain, released"),
         ("activation", ["slr"], r"activation: expected one of none, .*, got \['slr'\]"),
     ],
 )
@@ -242,3 +255,36 @@ def test_the_bound_of_taps_reaches_every_inverse_convolution(linear: Linear) -> 
     for layer in layers:
         torch.nn.init.normal_(layer.weight)
         assert layer.growth_bound() == pytest.approx(4.0, rel=1e-4)
+
+
+def scale_functions(flow: Flow) -> set[ScaleFunction]:
+    """Of all of its layers."""
+    return {m.scale for m in flow.modules() if isinstance(m, AffineCoupling | MaskedConv2d)}
+
+
+def test_no_scale_comes_close_to_zero_unless_asked_for() -> None:
+    for linear in get_args(Linear):
+        for scale in scale_functions(image_flow(replace(SMALL, linear=linear), SHAPE)):
+            assert float(scale.log_scale(torch.tensor(-1e6))) >= -2.0, (linear, scale)
+
+
+@pytest.mark.parametrize("name", get_args(ScaleName))
+def test_scales_of_masked_convolutions_are_chosen_by_name(name: ScaleName) -> None:
+    kinds: dict[ScaleName, type[ScaleFunction]] = {
+        "bounded-exp": BoundedExpScale,
+        "sigmoid": SigmoidScale,
+        "half-range": HalfRangeSigmoidScale,
+    }
+    config = replace(SMALL, linear="macow", coupling="none", macow_scale=name)
+    found = scale_functions(image_flow(config, SHAPE))
+    assert {type(scale) for scale in found} == {kinds[name]}
+
+
+def test_the_released_unit_of_macow_is_initialized_with_the_rest() -> None:
+    config = replace(SMALL, linear="macow", macow_form="released", macow_scale="sigmoid")
+    flow, x = made(config), images(5)
+    assert sum(isinstance(m, ActNorm) for m in flow.modules()) == 2 * (1 + 2)
+    z, log_det = flow.bijection(x)
+    matrix = jacobian(flow.bijection, x).reshape(5, 16, 16)
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(matrix)[1])
+    torch.testing.assert_close(flow.bijection.inverse(z), x)

@@ -223,12 +223,12 @@ class Flow(nn.Module):
         return None if context is None else spread(context, len(self.batch_shape(context)), lead)
 
 
-@final
 class Conditioned(Distribution):
     """A flow given its context and settings, for code that expects torch.distributions.
 
     A context that is as one sample has it, where the bijection knows its shape, makes one
-    distribution; `batch_shape` is what a context has in front of that.
+    distribution; `batch_shape` is what a context has in front of that. For Pyro, which wants its
+    own methods beside these, inherit them: `class PyroFlow(Conditioned, TorchDistributionMixin)`.
 
     Args:
         flow: The flow.

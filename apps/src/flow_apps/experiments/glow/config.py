@@ -27,6 +27,8 @@ ElementwiseName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 CouplingName: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
+ScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
+MacowFormName: TypeAlias = Literal["plain", "released"]
 ReconstructionName: TypeAlias = Literal["plain", "symmetric", "inverse_only"]
 
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")
@@ -51,6 +53,8 @@ class LayersConfig:
         coupling: Scale function of the couplings; additive ones have none.
         coupling_width: Channels inside the networks of couplings and split priors.
         macow_width: Channels inside masked convolutions, as a multiple of theirs.
+        macow_scale: Scale function of masked convolutions; sigmoid is that of MaCow.
+        macow_form: released: MaCow's unit with its two ActNorms; plain: without them.
         split_prior: Whether half of the channels leave after every block of a glow but the last.
         activation: Between linear layers; none for a glow that has couplings only.
         n_bins: Bins of spline activations.
@@ -75,6 +79,8 @@ class LayersConfig:
     coupling: CouplingName = "affine"
     coupling_width: int = 512
     macow_width: int = 4
+    macow_scale: ScaleName = "bounded-exp"
+    macow_form: MacowFormName = "plain"
     split_prior: bool = True
     activation: ElementwiseName = "none"
     n_bins: int = 5

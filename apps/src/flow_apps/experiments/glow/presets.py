@@ -235,7 +235,14 @@ def _other_convolutions() -> Iterator[Preset[GlowConfig]]:
     deepest = replace(deeper, num_blocks=4)
     recipe = _Recipe(batch_size=10, clip=1.0, epochs=20)
     yield _preset("finc-imagenet64", _IMAGENET64, deepest, recipe, "fastflow_imagenet64.py")
-    macow = LayersConfig(linear="macow", num_blocks=3, block_size=12, coupling="sigmoid")
+    macow = LayersConfig(
+        linear="macow",
+        num_blocks=3,
+        block_size=12,
+        coupling="sigmoid",
+        macow_scale="sigmoid",
+        macow_form="released",
+    )
     recipe = _Recipe(batch_size=512, warmup=50 / 78, ema_decay=0.999)
     yield _preset("macow-cifar", _CIFAR, macow, recipe, "a MaCow of equal steps on every level")
     cinc = LayersConfig(linear="cincflow", num_blocks=3, block_size=32, mixing="conv1x1")

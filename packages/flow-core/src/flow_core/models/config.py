@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from flow_core.layers.convolutions.masked import MacowForm
 from flow_core.lipschitz.activations.registry import known_name
 
 Architecture: TypeAlias = Literal["glow", "cnn", "fully-connected"]
@@ -25,6 +26,7 @@ Mixing: TypeAlias = Literal[
 ActivationName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
+ScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
 Block: TypeAlias = Literal["monotone", "residual"]
 Noise: TypeAlias = Literal["uniform", "variational"]
@@ -46,9 +48,15 @@ class FlowConfig:
         actnorm: Whether steps of a glow begin with an ActNorm.
         actnorm_bound: Largest log-scale of an ActNorm in nats, or None for any.
         mixing: How a step of a glow mixes channels before its coupling.
-        coupling: Scale function of the couplings; additive ones have none.
+        coupling: Scale function of the couplings: affine is bounded-exp, c·tanh(r/c) in nats;
+            sigmoid is Glow's σ(r + 2), without a bound below; half-range lies around one; additive
+            couplings have none.
         coupling_width: Channels inside the networks of couplings and split priors.
         macow_width: Channels inside masked convolutions, as a multiple of theirs.
+        macow_scale: Scale function of masked convolutions; that of MaCow is sigmoid, with which
+            samples can overflow.
+        macow_form: released: MaCow's unit with its two ActNorms and x·s + t; plain: without them,
+            and (x + t)·s.
         split_prior: Whether half of the channels leave after every block of a glow but the last.
         activation: Between linear layers; none for a glow that has couplings only. selu is not
             onto the real line: its flow has a mass below one, and samples out of reach are NaN.
@@ -72,6 +80,8 @@ class FlowConfig:
     coupling: CouplingKind = "affine"
     coupling_width: int = 512
     macow_width: int = 4
+    macow_scale: ScaleName = "bounded-exp"
+    macow_form: MacowForm = "plain"
     split_prior: bool = True
     activation: ActivationName = "none"
     n_bins: int = 5
@@ -192,6 +202,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "linear": get_args(Linear),
     "mixing": get_args(Mixing),
     "coupling": get_args(CouplingKind),
+    "macow_scale": get_args(ScaleName),
+    "macow_form": get_args(MacowForm),
     "activation": get_args(ActivationName),
 }
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")

@@ -23,6 +23,7 @@ from flow_core.layers import (
     OrthogonalMatrix,
     Permutation,
     RationalQuadraticSpline,
+    ScaleFunction,
     SelfNormConv2d,
     SelfNormLinear,
     SELUTransform,
@@ -37,7 +38,14 @@ from flow_core.layers import (
     macow_unit,
 )
 from flow_core.models.assembly import Shape
-from flow_core.models.config import ActivationName, CouplingKind, FlowConfig, Linear, Mixing
+from flow_core.models.config import (
+    ActivationName,
+    CouplingKind,
+    FlowConfig,
+    Linear,
+    Mixing,
+    ScaleName,
+)
 
 # Glow standardises every channel that varies at all.
 _VARIANCE_FLOOR = 1e-8
@@ -119,7 +127,12 @@ _LINEAR: dict[Linear, Maker] = {
         )
     ),
     "macow": _after_conv1x1(
-        lambda config, shape: macow_unit(shape[0], config.macow_width * shape[0])
+        lambda config, shape: macow_unit(
+            shape[0],
+            config.macow_width * shape[0],
+            scale=_SCALES[config.macow_scale],
+            form=config.macow_form,
+        )
     ),
 }
 
@@ -143,9 +156,15 @@ _MIXING: dict[Mixing, Callable[[int], Bijection]] = {
     "shuffle": Permutation.random,
 }
 
+_SCALES: dict[ScaleName, ScaleFunction] = {
+    "bounded-exp": BoundedExpScale(),
+    "sigmoid": SigmoidScale(),
+    "half-range": HalfRangeSigmoidScale(),
+}
+
 _COUPLINGS: dict[CouplingKind, Callable[[int, int], Bijection]] = {
-    "affine": partial(AffineCoupling.convolutional, scale=BoundedExpScale()),
-    "sigmoid": partial(AffineCoupling.convolutional, scale=SigmoidScale()),
-    "half-range": partial(AffineCoupling.convolutional, scale=HalfRangeSigmoidScale()),
+    "affine": partial(AffineCoupling.convolutional, scale=_SCALES["bounded-exp"]),
+    "sigmoid": partial(AffineCoupling.convolutional, scale=_SCALES["sigmoid"]),
+    "half-range": partial(AffineCoupling.convolutional, scale=_SCALES["half-range"]),
     "additive": _additive,
 }

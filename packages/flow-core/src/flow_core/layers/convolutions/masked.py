@@ -1,7 +1,8 @@
 """Masked convolutional flows: every row from the rows before it."""
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, cast, final
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal, TypeAlias, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +11,37 @@ from torch.nn.functional import conv2d, elu, pad
 from flow_core.bijection import Bijection
 from flow_core.combinators import Chain
 from flow_core.events import per_sample_sum
+from flow_core.layers.actnorm import ActNorm
 from flow_core.layers.couplings.conditioners import ZeroConv2d
-from flow_core.layers.couplings.scales import ScaleFunction, SigmoidScale
+from flow_core.layers.couplings.scales import BoundedExpScale, ScaleFunction
 from flow_core.passes import Pass
 
 Side: TypeAlias = Literal["above", "below", "left", "right"]
 SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
+AffineForm: TypeAlias = Literal["shift-scale", "scale-shift"]
+MacowForm: TypeAlias = Literal["plain", "released"]
+
+# As of Glow: every channel that varies at all is standardised.
+_VARIANCE_FLOOR = 1e-8
 
 
 @final
 class MaskedConv2d(Bijection):
-    """y = (x + t)·s with t and s of a row from the rows before it, by two convolutions.
+    """y = (x + t)·s or y = x·s + t, with t and s of a row from the rows before it.
 
-    Forward is one pass; the inverse goes row by row. Rows are counted from the top, the bottom, or
-    columns from either side. log|det ∂y/∂x| = Σ log s. Source: Ma et al. 2019 (MaCow), §4.1; the
-    kernel of 2 rows and 3 columns and the scale σ(r + 2) are those of its released code.
+    Two convolutions make t and s. Forward is one pass; the inverse goes row by row, and divides by
+    the scales of all rows before: with scales that can come close to 0 it grows without bound.
+    Rows are counted from the top, the bottom, or columns from either side. log|det ∂y/∂x| = Σ log s
+    in both forms. Source: Ma et al. 2019 (MaCow), §4.1. Of its released code are the kernel of
+    2 rows and 3 columns, the form scale-shift, and the scale σ(r + 2), which is `SigmoidScale()`.
 
     Args:
         channels: Channels of the images.
         hidden: Channels between the convolutions.
         side: Where the rows lie that a row depends on.
         kernel_size: Rows before a row that it depends on, and the columns of the kernel, odd.
-        scale: Makes s of a number.
+        scale: Makes s of a number; that of couplings, bounded on both sides, unless given.
+        form: shift-scale: (x + t)·s, as of couplings; scale-shift: x·s + t.
     """
 
     def __init__(
@@ -42,6 +52,7 @@ class MaskedConv2d(Bijection):
         side: Side = "above",
         kernel_size: tuple[int, int] = (2, 3),
         scale: ScaleFunction | None = None,
+        form: AffineForm = "shift-scale",
     ) -> None:
         super().__init__((channels, None, None))
         rows, columns = kernel_size
@@ -51,13 +62,14 @@ class MaskedConv2d(Bijection):
                 f"channels={channels}, hidden={hidden}, kernel_size={kernel_size}, side={side!r}"
             )
         self.side: Side = side
-        self.scale = SigmoidScale() if scale is None else scale
+        self.scale = BoundedExpScale() if scale is None else scale
+        self.form = _known("form", form, get_args(AffineForm))
         self.first = nn.Conv2d(channels, hidden, kernel_size)
         self.last = ZeroConv2d(hidden, 2 * channels, 1)
 
     def extra_repr(self) -> str:
         """Direction shown in the representation of a model."""
-        return f"side={self.side}"
+        return f"side={self.side}, scale={self.scale}, form={self.form}"
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse images without a row or a column."""
@@ -67,16 +79,18 @@ class MaskedConv2d(Bijection):
             )
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        """(x + t)·s, in one pass."""
+        """Every row, in one pass."""
         image = self._turned(x)
         rows, columns = cast(tuple[int, int], self.first.kernel_size)
         before = pad(image, (columns // 2, columns // 2, rows, 0))[:, :, :-1]
         shift, log_scale = self._condition(before)
-        y = self._turned_back((image + shift) * log_scale.exp())
+        scale = log_scale.exp()
+        moved = (image + shift) * scale if self.form == "shift-scale" else image * scale + shift
+        y = self._turned_back(moved)
         return y, how.log_det(x, lambda: per_sample_sum(log_scale))
 
     def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        """y/s − t, row by row."""
+        """Row by row."""
         image = self._turned(y)
         rows, columns = cast(tuple[int, int], self.first.kernel_size)
         side = (columns // 2, columns // 2)
@@ -84,7 +98,9 @@ class MaskedConv2d(Bijection):
         log_scales: list[Tensor] = []
         for row in torch.split(image, 1, dim=2):
             shift, log_scale = self._condition(pad(torch.cat(known[-rows:], 2), (*side, 0, 0)))
-            known.append(row * (-log_scale).exp() - shift)
+            scale = log_scale.exp()
+            shifted = self.form == "shift-scale"
+            known.append(row / scale - shift if shifted else (row - shift) / scale)
             log_scales.append(log_scale)
         x = self._turned_back(torch.cat(known[rows:], 2))
         return x, how.log_det(y, lambda: -per_sample_sum(torch.cat(log_scales, 2)))
@@ -107,6 +123,42 @@ class MaskedConv2d(Bijection):
         return x.mT if self.side in ("left", "right") else x
 
 
-def macow_unit(channels: int, hidden: int) -> Chain:
-    """Four masked convolutions, one from every side (MaCow)."""
-    return Chain([MaskedConv2d(channels, hidden, side=side) for side in SIDES])
+def macow_unit(
+    channels: int,
+    hidden: int,
+    *,
+    sides: Sequence[Side] = SIDES,
+    scale: ScaleFunction | None = None,
+    form: MacowForm = "plain",
+) -> Chain:
+    """Masked convolutions, one from every side (MaCow).
+
+    Args:
+        channels: Channels of the images.
+        hidden: Channels between the convolutions of each.
+        sides: From which sides, in the order of use.
+        scale: Makes scales of numbers; bounded on both sides unless given. That of the released
+            code is `SigmoidScale()`, with which the inverse can overflow after a few steps.
+        form: plain: the masked convolutions, (x + t)·s each. released: as in the released code, an
+            ActNorm before the first and every second one, and x·s + t.
+
+    Raises:
+        ValueError: If there is no such form or side, or a size is not positive.
+    """
+    _known("form", form, get_args(MacowForm))
+    affine: AffineForm = "scale-shift" if form == "released" else "shift-scale"
+    masked = partial(MaskedConv2d, channels, hidden, scale=scale, form=affine)
+
+    def layers() -> Iterator[Bijection]:
+        for i, side in enumerate(sides):
+            if form == "released" and i % 2 == 0:
+                yield ActNorm(channels, variance_floor=_VARIANCE_FLOOR)
+            yield masked(side=side)
+
+    return Chain(list(layers()))
+
+
+def _known(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
