@@ -337,3 +337,12 @@ def test_torch_composes_it_as_any_distribution() -> None:
     # torch declares this method without types.
     found = moved.log_prob(y)  # type: ignore[no-untyped-call]
     torch.testing.assert_close(found, reference(context).log_prob(x) - x.sum(-1))
+
+
+def test_what_inherits_a_view_expands_to_its_own_kind() -> None:
+    class Mine(Conditioned):
+        """As Pyro wants it, with methods of its own."""
+
+    view = Mine(conditional(), draw(6, 4)).expand((5, 6))
+    assert type(view) is Mine
+    assert view.sample().shape == (5, 6, 3)
