@@ -17,7 +17,7 @@ from flow_core.bijection import (
     shape_text,
 )
 from flow_core.context import Context, broadcast_batch, spread
-from flow_core.finite_samples import OnFailure, inverted
+from flow_core.finite_samples import OnBroken, inverted
 from flow_core.passes import Pass
 from flow_core.settings import DEFAULT_SETTINGS, Settings
 from flow_core.torch_base import Base, as_base
@@ -113,7 +113,7 @@ class Flow(nn.Module):
         context: Context = None,
         *,
         using: Settings | None = None,
-        on_failure: OnFailure = "return",
+        on_failure: OnBroken = "return",
     ) -> Float[Tensor, "*leading"]:
         """Draw x of shape `shape` + batch shape + event shape, without a graph.
 
@@ -131,8 +131,8 @@ class Flow(nn.Module):
                 either.
             ValueError: As `log_prob`, but for the mode, which may be approximate.
         """
-        if on_failure not in get_args(OnFailure):
-            choices = ", ".join(get_args(OnFailure))
+        if on_failure not in get_args(OnBroken):
+            choices = ", ".join(get_args(OnBroken))
             raise ValueError(f"expected on_failure of {choices}, got {on_failure!r}")
         with torch.no_grad():
             lead, z, context = self._draw(shape, context)

@@ -13,14 +13,14 @@ from flow_core.breakage import Breakage, LayerWatch, SampleError, is_whole
 from flow_core.passes import Pass
 from flow_core.record import open_reports
 
-OnFailure: TypeAlias = Literal["return", "raise", "redraw"]
+OnBroken: TypeAlias = Literal["return", "raise", "redraw"]
 
 # Of a flow that has a tenth of its mass, one sample in 40,000 is broken in all of them.
 _ROUNDS = 100
 
 
 def inverted(
-    base: BaseDistribution, bijection: Bijection, z: Tensor, how: Pass, on_failure: OnFailure
+    base: BaseDistribution, bijection: Bijection, z: Tensor, how: Pass, on_failure: OnBroken
 ) -> Float[Tensor, " batch *event"]:
     """The inverse of z, and what is asked for where it is not finite; without a graph.
 

@@ -27,7 +27,7 @@ ElementwiseName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 CouplingName: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
-ScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
+MacowScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
 MacowFormName: TypeAlias = Literal["plain", "released"]
 ReconstructionName: TypeAlias = Literal["plain", "symmetric", "inverse_only"]
 
@@ -79,7 +79,7 @@ class LayersConfig:
     coupling: CouplingName = "affine"
     coupling_width: int = 512
     macow_width: int = 4
-    macow_scale: ScaleName = "bounded-exp"
+    macow_scale: MacowScaleName = "bounded-exp"
     macow_form: MacowFormName = "plain"
     split_prior: bool = True
     activation: ElementwiseName = "none"
