@@ -58,14 +58,19 @@ class StandardNormal(BaseDistribution):
         if not 0 < temperature < math.inf:
             raise ValueError(f"expected a positive temperature, got {temperature}")
         self.temperature = temperature
-        # A buffer follows `.to` and is part of a state, so samples come in the dtype and on the
-        # device of the model. It has no value that `to_empty` could lose.
-        self.register_buffer("_like", torch.empty(0))
+        # A buffer follows `.to`, so samples come in the dtype and on the device of the model. It
+        # has no value that `to_empty` could lose; `follow` is for states that are assigned.
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of samples."""
         return self._like.dtype
+
+    def follow(self, like: Tensor) -> None:
+        """Leave the meta device for that of a tensor."""
+        if self._like.is_meta:
+            self._like = self._like.new_empty(0, device=like.device)
 
     def extra_repr(self) -> str:
         """Shape shown in the representation of a model."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from flow_core.base import StandardNormal
 from flow_core.bijection import (
     Bijection,
     EventShape,
@@ -77,6 +78,7 @@ class Flow(nn.Module):
         _require_shape("a base", latent, bijection.output_shape, bijection)
         _require_shape("an event_shape", self.event_shape, bijection.event_shape, bijection)
         self.bijection = bijection
+        self.register_load_state_dict_post_hook(_place_base)  # type: ignore[no-untyped-call]  # torch's
 
     def forward(
         self,
@@ -392,3 +394,13 @@ def _require_shape(
             f"{type(bijection).__name__} has it, got {tuple(found)}; event_shape= is the shape of "
             "one x"
         )
+
+
+def _place_base(flow: nn.Module, _: object) -> None:
+    """Let samples come from where the numbers of a loaded state are.
+
+    Nothing else moves a model that was made without memory and takes a state by `assign=True`.
+    """
+    if isinstance(flow, Flow) and isinstance(flow.base, StandardNormal):
+        state = (*flow.bijection.parameters(), *flow.bijection.buffers())
+        flow.base.follow(next((t for t in state if not t.is_meta), torch.empty(0, device="cpu")))

@@ -11,6 +11,7 @@ from flow_solvers import samples
 from flow_solvers.arguments import require_integer, require_number
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.maps import BoundMap, Index
+from flow_solvers.precision import in_float64
 from flow_solvers.solution import Solution
 from flow_solvers.tolerance import Tolerance
 
@@ -118,13 +119,13 @@ class _AndersonMethod(Method):
         stacks = [torch.stack(part, dim=1) for part in zip(*self.recent, strict=True)]
         changes, moves = (stack[:, 1:] - stack[:, :-1] for stack in stacks)
         now = samples.flat(residual)
-        target = samples.products(changes, now).double()
+        target = in_float64(samples.products(changes, now))
         weights: Tensor = torch.linalg.solve_ex(self._gram(changes), target)[0]
-        weights = weights.nan_to_num_(0.0, 0.0, 0.0).to(now.dtype)
+        weights = weights.nan_to_num_(0.0, 0.0, 0.0).to(now)
         return samples.add_rows(now, weights, moves + changes, -1.0).reshape(residual.shape)
 
     def _gram(self, changes: Float[Tensor, " batch used dim"]) -> Float[Tensor, " batch used used"]:
-        gram = torch.bmm(changes, changes.mT).double()
+        gram = in_float64(torch.bmm(changes, changes.mT))
         diagonal = gram.diagonal(dim1=1, dim2=2)
         # A zero column (a sample that was not finite, or does not move any more) gets weight zero.
         diagonal.mul_(1 + self.settings.ridge).add_(diagonal == 0)

@@ -13,6 +13,7 @@ from flow_solvers.krylov.arnoldi import Matvec
 from flow_solvers.krylov.process import OrthonormalRows, unit
 from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
 from flow_solvers.maps import Index
+from flow_solvers.precision import in_float64
 from flow_solvers.solution import Status
 
 # The residual that the recurrence predicts differs from the true one by rounding, of a size near
@@ -206,28 +207,29 @@ def _minimise(
     """
     direction, length = unit(samples.flat(start))
     basis = OrthonormalRows(direction, min(steps, direction.shape[1]) + 1)
-    null = torch.ones_like(length, dtype=torch.float64).unsqueeze(1)
+    small = in_float64(length)
+    null = torch.ones_like(small).unsqueeze(1)
     columns: list[Tensor] = []
-    live = length > 0
-    widths = torch.zeros_like(length, dtype=torch.int64)
+    live = small > 0
+    widths = torch.zeros_like(small, dtype=torch.int64)
     while bool(live.any()) and len(columns) < min(steps, direction.shape[1]):
         image = samples.flat(matvec(basis.last.reshape(start.shape)))
-        along, new, broke = basis.add(image)
+        along, new, broke = (part.to(small.device) for part in basis.add(image))
         columns.append(torch.cat((along, new.unsqueeze(1)), dim=1).double())
         widths += live
         entry = -(null * along).sum(dim=1) / torch.where(broke, 1, new)
         null = torch.cat((null, entry.unsqueeze(1)), dim=1)
-        predicted = length / torch.linalg.vector_norm(null, dim=1)
-        live = live & ~broke & (predicted > target)
+        predicted = small / torch.linalg.vector_norm(null, dim=1)
+        live = live & ~broke & (predicted > target.to(small.device))
     hessenberg = _stack(columns, start.shape[0])
-    weights = _least_squares(hessenberg, length.double(), widths)
+    weights = _least_squares(hessenberg, small, widths)
     left = -torch.bmm(hessenberg, weights.unsqueeze(2)).squeeze(2)
-    left[:, 0] += length
-    size = torch.linalg.vector_norm(hessenberg, dim=1).amax(dim=1).to(length.dtype)
+    left[:, 0] += small
+    size = torch.linalg.vector_norm(hessenberg, dim=1).amax(dim=1).to(length)
     return _Cycle(
         _combine(weights, basis.rows[:, :-1]),
         _combine(left, basis.rows),
-        widths,
+        widths.to(length.device),
         size,
         len(columns),
     )
@@ -236,7 +238,7 @@ def _minimise(
 def _combine(
     weights: Float[Tensor, " covered count"], rows: Float[Tensor, " covered count dim"]
 ) -> Float[Tensor, " covered dim"]:
-    return torch.bmm(weights.to(rows.dtype).unsqueeze(1), rows).squeeze(1)
+    return torch.bmm(weights.to(rows).unsqueeze(1), rows).squeeze(1)
 
 
 def _stack(columns: Sequence[Tensor], covered: int) -> Float[Tensor, " covered rows columns"]:

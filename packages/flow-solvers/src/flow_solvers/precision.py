@@ -26,8 +26,12 @@ def in_float64(tensor: Shaped[Tensor, " *shape"]) -> Float64[Tensor, " *shape"]:
 
 def float64_device(device: torch.device) -> torch.device:
     """The device itself where it has float64, else the CPU."""
-    has = device.type in _WITH_FLOAT64 or _can_make_float64(device.type)
-    return device if has else torch.device("cpu")
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether the device has float64; those of Apple have none."""
+    return device.type in _WITH_FLOAT64 or _can_make_float64(device.type)
 
 
 @cache

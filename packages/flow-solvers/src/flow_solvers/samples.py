@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from flow_solvers.precision import has_float64
+
 # Up to here a sample's whole Jacobian costs little more than one product with it.
 SMALL_DIMENSION = 4
 # Re-indexing a map costs several small operations: it pays only where an evaluation is not small.
@@ -81,6 +83,8 @@ def _wide_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
     if _by_columns(rows):
         first, *others = rows.unbind(1)
         return reduce(torch.hypot, others, first) if others else first.abs()
+    if not has_float64(rows.device):
+        return _scaled_norm(rows)
     # Squares of float32 numbers neither overflow nor vanish in float64.
     wide: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return wide
@@ -89,7 +93,7 @@ def _wide_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
 def _scaled_norm(rows: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch"]:
     """The norm by way of the largest number, for numbers whose squares do not fit the dtype."""
     if not rows.shape[1]:
-        return _wide_norm(rows)
+        return rows.sum(1)
     largest: Tensor = torch.linalg.vector_norm(rows, math.inf, dim=1, keepdim=True)
     # An infinite one has to stay infinite, and a zero to stay zero.
     unit = largest.clamp(torch.finfo(rows.dtype).tiny, torch.finfo(rows.dtype).max)

@@ -22,8 +22,8 @@ class Dequantizer(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        # A buffer follows `.to`, so the noise comes in the dtype and on the device of the model.
-        self.register_buffer("_like", torch.empty(0))
+        # A buffer follows `.to`, so the noise comes in the dtype of the model.
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     @abstractmethod
     def _draw(self, x: Tensor, noise: Tensor, using: Settings | None) -> tuple[Tensor, Tensor]:
@@ -67,10 +67,10 @@ class Dequantizer(nn.Module, ABC):
         del x, noise, using
 
     def _uniform(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Numbers in [0, 1) in the dtype and on the device of the model."""
-        like = self._like
+        """Numbers in [0, 1) in the dtype of the model, where the integers are."""
+        dtype = self._like.dtype
         if noise is None:
-            return torch.rand(x.shape, dtype=like.dtype, device=like.device)
+            return torch.rand(x.shape, dtype=dtype, device=x.device)
         if noise.shape != x.shape or not noise.is_floating_point():
             raise ValueError(
                 f"{type(self).__name__}: expected a uniform number in [0, 1) for each of the "
@@ -78,7 +78,7 @@ class Dequantizer(nn.Module, ABC):
                 f"{tuple(noise.shape)}; draw them by torch.rand, or leave noise out"
             )
         # A number close to 1 may be 1 in a smaller precision.
-        return noise.to(like).clamp(max=1 - torch.finfo(like.dtype).eps / 2)
+        return noise.to(x.device, dtype).clamp(max=1 - torch.finfo(dtype).eps / 2)
 
 
 @final

@@ -84,7 +84,7 @@ class VariationalDequantizer(Dequantizer):
                 f"{', '.join(map(str, self.flow.event_shape))}), got {tuple(x.shape)}; make its "
                 "flow for that size"
             )
-        scaled = 2 * x.to(self._like) / (self.levels - 1) - 1
+        scaled = 2 * x.to(self._like.dtype) / (self.levels - 1) - 1
         return cast(Tensor, self.encoder(scaled))
 
 

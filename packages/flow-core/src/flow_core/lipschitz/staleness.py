@@ -27,7 +27,9 @@ def notice_drift(
         known: The same when `update_lipschitz` was called last.
         coeff: Norms below it do not matter.
     """
-    if torch.compiler.is_compiling() or is_transformed() or not is_addressable(now, known):
+    if torch.compiler.is_compiling() or is_transformed():
+        return
+    if now.is_meta or not is_addressable(now, known):
         return
     if bool(((now - known).abs() > DRIFT * known.clamp(min=coeff)).any()):
         warnings.warn(
