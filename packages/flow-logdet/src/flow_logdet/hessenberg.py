@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def first_columns(hessenberg: Float[Tensor, " batch steps steps"], kind: Kind) -
         hessenberg: H per sample, with ‖H‖ < 1.
         kind: Which f.
     """
-    hessenberg = hessenberg.double()
+    hessenberg = in_float64(hessenberg)
     times, weights = _TIMES.to(hessenberg.device), _WEIGHTS.to(hessenberg.device)
     function = derivative = torch.zeros_like(hessenberg[..., 0])
     remainder = error = function[:, 0]
@@ -106,8 +107,9 @@ def solve_remainder(
     hessenberg: Float[Tensor, " batch steps steps"], kind: Kind
 ) -> Float[Tensor, " batch"]:
     """The part of `FirstColumns.remainder` that belongs to f'(Jᵀ)ε: cheap, and a lower bound."""
+    hessenberg = in_float64(hessenberg)
     signs = torch.tensor([s for s, _ in kind.pairs], dtype=torch.float64, device=hessenberg.device)
-    return resolvent_columns(hessenberg.double(), signs)[..., -1].abs().sum(0)
+    return resolvent_columns(hessenberg, signs)[..., -1].abs().sum(0)
 
 
 def _column(

@@ -7,6 +7,7 @@ import torch
 from flow_solvers import require_kind, require_number
 from flow_solvers.krylov.process import OrthonormalRows, unit
 from flow_solvers.maps import Linearization
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -126,6 +127,7 @@ class Krylov(ProbeEstimator):
         if step < FIRST_CHECK or self.tolerance == 0:
             return None
         # A cheap part of the remainder first: most steps fail already there.
+        length = in_float64(length)
         if not self._is_enough(solve_remainder(hessenberg, kind) * length):
             return None
         columns = first_columns(hessenberg, kind)
@@ -160,13 +162,14 @@ class _Space:
 
     def forms(self) -> Float[Tensor, " vectors batch"]:
         """‖ε‖²[f(H)]₁₁ in float64."""
-        return (self.norm.double().square() * self.columns.function[:, 0]).view(self.shape[:2])
+        return (in_float64(self.norm).square() * self.columns.function[:, 0]).view(self.shape[:2])
 
     def errors(self) -> Float[Tensor, " vectors batch"]:
         """About the largest error that the forms may have, see `FirstColumns.error`."""
-        return (self.norm.double().square() * self.rest * self.columns.error).view(self.shape[:2])
+        size = in_float64(self.norm).square() * in_float64(self.rest)
+        return (size * self.columns.error).view(self.shape[:2])
 
     def adjoint(self) -> Float[Tensor, " vectors batch *shape"]:
         """v = ‖ε‖·V f'(H)e₁ ≈ f'(Jᵀ)ε."""
-        weights = self.norm.unsqueeze(1) * self.columns.derivative.to(self.norm.dtype)
+        weights = self.norm.unsqueeze(1) * self.columns.derivative.to(self.norm)
         return (weights.unsqueeze(1) @ self.basis).view(self.shape)

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from flow_solvers import require_kind
 from flow_solvers.maps import Linearization
+from flow_solvers.precision import float64_device, in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class Powers:
     def forms(self) -> Float[Tensor, " vectors batch"]:
         """Σ a_k εᵀJᵏε, with the k-th moment as ⟨(Jᵀ)ᵏ⁻¹ε, Jε⟩."""
         moments = torch.stack([inner(u, self.image) for u in self.cotangents])
-        return (self.coefficients * moments.double()).sum(0)
+        return (self.coefficients * in_float64(moments)).sum(0)
 
     def combine(
         self, factors: Float[Tensor, " terms vectors columns"]
@@ -82,13 +83,13 @@ class Series(ProbeEstimator):
         terms = [kind.coefficient(k) for k in range(1, len(weights) + 1)]
         coefficients = weights * torch.tensor(terms, dtype=torch.float64).view(-1, 1, 1)
         vectors = probes.flatten(0, 1)
-        cotangents = [vectors]
+        place, cotangents = float64_device(vectors.device), [vectors]
         for _ in range(len(weights) - 1):
             cotangents.append(linearization.vjp(cotangents[-1]))
         return Powers(
             cotangents=cotangents,
             image=linearization.jvp(vectors),
-            coefficients=coefficients.to(vectors.device).repeat_interleave(groups, dim=1),
+            coefficients=coefficients.to(place).repeat_interleave(groups, dim=1),
         )
 
 
@@ -158,9 +159,10 @@ def neumann_pairs(
     powers: Powers, vectors: Float[Tensor, " vectors batch *shape"], count: int
 ) -> Pairs:
     """The derivative of the trace: d tr Jᵏ = k tr(Jᵏ⁻¹ dJ), so v = Σ k·a_k (Jᵀ)ᵏ⁻¹ε."""
-    order = torch.arange(1, len(powers.cotangents) + 1, device=vectors.device).view(-1, 1, 1)
+    coefficients = powers.coefficients
+    order = torch.arange(1, len(coefficients) + 1, device=coefficients.device).view(-1, 1, 1)
     with torch.no_grad():
-        adjoint = powers.combine(order * powers.coefficients / count)
+        adjoint = powers.combine(order * coefficients / count)
     return Pairs(adjoint, vectors)
 
 
@@ -173,4 +175,4 @@ def broadcast(
     factor: Float[Tensor, " vectors columns"], like: Float[Tensor, " vectors batch *shape"]
 ) -> Float[Tensor, " vectors columns *ones"]:
     """A factor per vector and sample in the shape and type of the samples."""
-    return factor.to(like.dtype).view(*factor.shape, *[1] * (like.ndim - 2))
+    return factor.to(like).view(*factor.shape, *[1] * (like.ndim - 2))

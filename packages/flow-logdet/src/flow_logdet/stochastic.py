@@ -8,6 +8,7 @@ from typing import final
 import torch
 from flow_solvers import refuse_forward_mode, require_integer, require_kind
 from flow_solvers.maps import BoundMap, Linearization
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor
 
@@ -103,15 +104,16 @@ def estimate_from_probes(
     with torch.no_grad():
         probes = settings.probe.draw(linearization.point, settings.probes)
         result = quadrature(linearization, kind, probes)
-        samples = result.forms.reshape(probes.shape[:3]).sum(1)
+        samples = _sums(result.forms, probes)
         controlled = settings.control_variate and has_first_order(linearization)
         if controlled:
-            samples = samples + control_samples(first_order_of(linearization), kind, probes)
-    errors = result.errors
+            control = control_samples(first_order_of(linearization), kind, probes)
+            samples = samples + in_float64(control)
+    errors, point = result.errors, linearization.point
     return Estimate(
-        value=samples.mean(0).to(linearization.point.dtype),
-        standard_error=_standard_error(samples),
-        bias=None if errors is None else errors.reshape(probes.shape[:3]).sum(1).mean(0),
+        value=samples.mean(0).to(point),
+        standard_error=_beside(point, _standard_error(samples)),
+        bias=_beside(point, None if errors is None else _sums(errors, probes).mean(0)),
         products=result.products,
         pairs=result.pairs,
         controlled=probes if controlled else None,
@@ -127,6 +129,20 @@ def check_counts(**counts: object) -> None:
 def check_probe(probe: object) -> None:
     """Raise a TypeError unless it is a law of probes."""
     require_kind("probe", probe, Probe, "a law of probes such as Rademacher()")
+
+
+def _sums(
+    forms: Float[Tensor, " vectors batch"], probes: Float[Tensor, " count groups batch *shape"]
+) -> Float[Tensor, " count batch"]:
+    """Over the groups of a probe."""
+    return forms.reshape(probes.shape[:3]).sum(1)
+
+
+def _beside(point: Tensor, numbers: Tensor | None) -> Tensor | None:
+    """The numbers where the point is; in its dtype where they had to leave its device."""
+    if numbers is None or numbers.device == point.device:
+        return numbers
+    return numbers.to(point)
 
 
 def _standard_error(samples: Float[Tensor, " count batch"]) -> Float[Tensor, " batch"] | None:
