@@ -238,7 +238,7 @@ def test_samples_that_are_not_finite_are_counted(cli: Cli, tmp_path: Path) -> No
     result = cli("sample", run, "--count", 8)
     assert result.exit_code == 0
     (line,) = [line for line in result.stderr.splitlines() if "samples are not finite" in line]
-    assert "bijection." in line
+    assert "layers." in line
     assert "overflowed" in line or "out of its range" in line
 
 

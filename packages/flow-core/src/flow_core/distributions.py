@@ -65,6 +65,11 @@ class Flow(nn.Module):
         bijection: Bijection,
         event_shape: Sequence[int] | None = None,
     ) -> None:
+        if isinstance(base, Bijection):
+            raise TypeError(
+                "expected base to be a base such as StandardNormal(shape), a distribution of torch "
+                f"or a module that makes one, got {type(base).__name__}"
+            )
         require_bijection("bijection", bijection)
         super().__init__()
         self.base = as_base(base)
