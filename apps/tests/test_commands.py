@@ -53,6 +53,22 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return state
 
 
+def test_toy2d_trains_maps_that_are_lipschitz_by_construction(cli: Cli, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ("--batch-size", 20, "--test-size", 50, "--set", "blocks=2", "--set", "compile=false")
+    options = (*small, "--set", "width=4", "--iterations", 4, "--out", run)
+    assert cli("toy2d", "moons-sandwich", *options).exit_code == 0
+    found = summary(run)
+    assert found["max_roundtrip_error"] < 1e-4
+    bounds = found["lipschitz_bound"]
+    assert list(bounds) == ["bijection.layers.1.g", "bijection.layers.3.g"]
+    assert all(0 < bound < 0.99 for bound in bounds.values())
+    for preset, field in (("moons-sandwich", "growth=4"), ("moons-monotone", "width=4")):
+        refused = cli("toy2d", preset, *small, "--set", field, "--out", tmp_path / "none")
+        assert refused.exit_code == 1
+        assert "net=" in refused.output
+
+
 def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
@@ -237,7 +253,7 @@ def test_every_preset_is_listed_with_its_summary(cli: Cli) -> None:
     words = [line.split() for line in result.output.splitlines()]
     for name, preset in known.items():
         assert [name, *preset.summary.split()] in words
-    assert len(EXPERIMENTS["toy2d"].presets) == 16
+    assert len(EXPERIMENTS["toy2d"].presets) == 24
 
 
 def test_presets_run_where_none_is_named() -> None:

@@ -15,7 +15,8 @@ class ContractionConfig:
     """How Lipschitz constants are kept, and what a failed solve does.
 
     Attributes:
-        coeff: Bound on the spectral norm of every layer, below 1.
+        coeff: Bound on the spectral norm of every layer, below 1; of a whole net where it is
+            Lipschitz by construction.
         concat_bound: Bound on the weights of a concatenation, at most 1.
         learn_concat_from: First step that changes the weights of the concatenations.
         spectral: How spectral norms of convolutions are followed; those of matrices are exact at

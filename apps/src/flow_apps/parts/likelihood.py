@@ -23,6 +23,10 @@ class NatsLoss(Loss):
         super().__init__(model)
         self.using = using
 
+    def initialize(self, batch: Batch) -> None:
+        """Set what depends on data, where a layer does."""
+        self.model.initialize(batch.x)
+
     def forward(self, batch: Batch, turn: str = "") -> tuple[Float[Tensor, ""], Scalars]:
         """Nats a sample."""
         nats = -self.model(batch.x, using=self.using).mean()

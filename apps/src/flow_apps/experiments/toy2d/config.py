@@ -3,14 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from flow_apps.config import TrainingConfig, require_counts, require_spread
+from flow_apps.config import TrainingConfig, require, require_counts, require_spread
 from flow_apps.config.contraction import BlockName, ContractionConfig
 from flow_apps.config.estimation import EstimatorConfig
+from flow_apps.config.neighbours import only_with
 from flow_apps.config.optimizer import OptimizerConfig
 
 DensityName: TypeAlias = Literal[
     "2spirals", "8gaussians", "checkerboard", "circles", "moons", "pinwheel", "rings", "swissroll"
 ]
+
+NetName: TypeAlias = Literal["dense", "sandwich"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +24,14 @@ class Toy2dConfig:
         density: Name of the density, see `flow_data.TOY_DENSITIES`.
         block: Kind of the blocks: i-DenseNets are residual.
         blocks: Number of blocks.
+        net: Kind of their maps: dense nets, whose layers are normalised, or sandwich nets, whose
+            Lipschitz constant is `contraction.coeff` by construction.
         growth: Channels that every dense layer adds.
-        depth: Dense layers in a block.
+        width: Of the hidden layers of sandwich nets.
+        depth: Hidden layers of a map.
+        gain: Where the learned output gains of sandwich nets start.
         activation: Name of the activation, see `flow_core.lipschitz.ACTIVATIONS`.
+        actnorm: Whether layers of activation normalisation are before the blocks and after each.
         test_size: Fresh points of every test.
         contraction: How Lipschitz constants are kept.
         estimator: How log-determinants are had.
@@ -33,9 +41,13 @@ class Toy2dConfig:
     density: DensityName = "2spirals"
     block: BlockName = "monotone"
     blocks: int = 10
-    growth: int = 16
+    net: NetName = "dense"
+    growth: int = field(default=16, metadata=only_with(("net", ("dense",)), otherwise=16))
+    width: int = field(default=16, metadata=only_with(("net", ("sandwich",)), otherwise=16))
     depth: int = 3
+    gain: float = field(default=0.9, metadata=only_with(("net", ("sandwich",)), otherwise=0.9))
     activation: str = "cpila"
+    actnorm: bool = False
     test_size: int = 10_000
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
@@ -51,6 +63,13 @@ class Toy2dConfig:
     def __post_init__(self) -> None:
         require_counts(self, "blocks", most=1000)
         require_counts(self, "depth", most=64)
-        require_counts(self, "growth", most=4096)
+        require_counts(self, "growth", "width", most=4096)
+        require(0 < self.gain < 1, f"gain: expected between 0 and 1, exclusive, got {self.gain}")
+        dense = self.net == "dense"
+        require(dense or self.growth == 16, "growth: belongs to net=dense; a sandwich has a width")
+        others = (self.width, self.gain) == (16, 0.9)
+        require(
+            not dense or others, "width, gain: belong to net=sandwich; a dense net has a growth"
+        )
         require_counts(self, "test_size", most=10**8)
         require_spread(self.test_size)

@@ -6,7 +6,8 @@ from flow_core.bijection import Bijection
 from flow_core.blocks import Monotone, Residual
 from flow_core.combinators import Chain
 from flow_core.distributions import Flow
-from flow_core.maps import DenseNet
+from flow_core.layers import ActNorm
+from flow_core.maps import DenseNet, LipschitzMap, SandwichNet
 
 from flow_apps.experiments.toy2d.config import Toy2dConfig
 from flow_apps.parts.settings import follow_spectra, solve
@@ -19,15 +20,24 @@ def build_flow(config: Toy2dConfig) -> Flow:
     kind = {"monotone": Monotone, "residual": Residual}[config.block]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "model"))
-        layers: list[Bijection] = [
-            kind(_net(config), solve(contraction)) for _ in range(config.blocks)
-        ]
+        blocks = [kind(_net(config), solve(contraction)) for _ in range(config.blocks)]
+    layers: list[Bijection] = [*blocks]
+    if config.actnorm:
+        layers = [ActNorm(2), *(layer for block in blocks for layer in (block, ActNorm(2)))]
     flow = Flow(StandardNormal((2,)), Chain(layers))
     follow_spectra(flow, contraction)
     return flow
 
 
-def _net(config: Toy2dConfig) -> DenseNet:
+def _net(config: Toy2dConfig) -> LipschitzMap:
+    if config.net == "sandwich":
+        return SandwichNet(
+            2,
+            [config.width] * config.depth,
+            lipschitz=config.contraction.coeff,
+            activation=config.activation,
+            gain=config.gain,
+        )
     return DenseNet(
         2,
         growth=config.growth,
