@@ -4,8 +4,9 @@
                               [--threads 1] [--out FILE]
 
 The recipe of the paper (batch 500, 10 blocks, Adam) with the objectives and the optimizer of the
-applications, monotone and i-DenseNet, eager and compiled. The variants take turns step by step, so
-that other load meets all of them alike; the first ten steps (compilation) are left out.
+applications, monotone and i-DenseNet, and the presets of sandwich nets, eager and compiled. The
+variants take turns step by step, so that other load meets all of them alike; the first ten steps
+(compilation) are left out.
 
 `all` is CPU milliseconds per step, `first` and `last` its mean over the first and last tenth of
 the steps. The parts: `bind` makes effective weights, `solve` finds the fixed points, `log-det`
@@ -32,10 +33,11 @@ import torch
 from flow_apps.config import OptimizerConfig, TrainingConfig
 from flow_apps.experiments.toy2d.build import BUILDERS
 from flow_apps.experiments.toy2d.config import Toy2dConfig
+from flow_apps.registry import find_preset
 from flow_apps.training.compilation import has_compiler
 from flow_apps.training.optimizers import make_optimizers
 from flow_apps.training.randomness import seed_step
-from flow_core.maps import BoundNet, DenseNet
+from flow_core.maps import BoundNet, DenseNet, SandwichNet
 from flow_core.record import record
 from flow_core.settings import Solve
 from flow_data import WHOLE
@@ -52,6 +54,7 @@ ResultT = TypeVar("ResultT")
 WARMUP = 10
 PARTS = (
     ("bind", DenseNet, "bind_group"),
+    ("bind", SandwichNet, "bind_group"),
     ("solve", Solve, "__call__"),
     ("log-det", Exact, "linearize"),
     ("log-det", Exact, "log_det"),
@@ -124,6 +127,8 @@ class Trainer:
         )
         (assigned,) = make_optimizers(self.parts.loss, config.training.optimizers)
         self.optimizer = assigned.optimizer
+        with torch.no_grad():
+            self.parts.loss.initialize(self.parts.data.batch(1, WHOLE))
         self.watch = Stopwatch()
         self.steps: list[float] = []
         self.evaluations: list[float] = []
@@ -163,7 +168,7 @@ class Trainer:
         """Milliseconds per step, its ratio to the yardstick, parts, evaluations."""
         tenth = max(1, len(self.steps) // 10)
         row: dict[str, str | int | float] = {
-            "model": self.config.block,
+            "model": _name(self.config),
             "mode": "compiled" if self.compiled else "eager",
             "all": _mean_ms(self.steps),
             "ratio": _mean_ms(self.steps) / yardstick,
@@ -206,6 +211,10 @@ class Published:
         return known
 
 
+def _name(config: Toy2dConfig) -> str:
+    return config.block if config.net == "dense" else config.net
+
+
 def _mean_ms(seconds: list[float]) -> float:
     return 1e3 * sum(seconds) / len(seconds)
 
@@ -215,7 +224,11 @@ def variants(arguments: argparse.Namespace, steps: int) -> list[Trainer]:
     trainers: list[Trainer] = []
     training = TrainingConfig(iterations=steps, optimizer=OptimizerConfig(weight_decay=1e-5))
     common = Toy2dConfig(density=arguments.density, training=training)
-    for config in (common, replace(common, block="residual", activation="clipswish")):
+    quick = find_preset(f"{arguments.density}-sandwich")[1].config
+    if not isinstance(quick, Toy2dConfig):
+        raise TypeError(f"expected a preset of toy2d, got {quick}")
+    residual = replace(common, block="residual", activation="clipswish")
+    for config in (common, residual, quick):
         modes = (False,) if arguments.no_compile else (False, True)
         trainers += [Trainer(config, compiled=compiled) for compiled in modes]
     return trainers
