@@ -38,7 +38,23 @@ def test_certified_bounds_of_the_whole_flow_stay_below(
     torch.manual_seed(0)
     bounds = flow_of(kind, condition, count).bounds()
     whole = bounds.transform * bounds.inverse
-    assert condition * (1 - 2e-2) < whole <= condition
+    assert condition * (1 - 2.5e-2) < whole <= condition
+
+
+def test_deep_wide_nets_stay_below() -> None:
+    torch.manual_seed(0)
+    lipschitz = contraction_for_condition(9.0, "residual", 1)
+    net = SandwichNet(8, (256,) * 20, lipschitz=lipschitz, gain=1 - 1e-7)
+    bounds = Residual(net).bounds()
+    assert bounds.transform * bounds.inverse <= 9.0
+
+
+@pytest.mark.parametrize("condition", [1 + 1e-12, 1.5])
+def test_conditions_near_one_and_many_blocks(condition: float) -> None:
+    for count in (1, 10**6):
+        wanted = math.log(condition) / (2 * count)
+        found = contraction_for_condition(condition, "residual", count)
+        assert math.atanh(found) == pytest.approx(wanted, rel=1e-5, abs=0)
 
 
 def conditions(flow: Bijection, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from flow_core.lipschitz import (
 )
 from flow_core.maps import BoundNet, SandwichNet
 from flow_core.maps.cayley import cayley
-from flow_core.maps.sandwich_layer import Sandwich, folded, lipschitz_factor
+from flow_core.maps.sandwich_layer import Sandwich, folded, lipschitz_bound
 from torch import Tensor
 
 SHAPES = [(2, (16, 16)), (2, (5,)), (7, (3, 9)), (1, (4, 4, 4)), (3, (1,))]
@@ -140,19 +140,33 @@ def test_the_certificate_counts_what_rounding_does_to_folded_weights() -> None:
     ]
     exact = folded(layers, 1.0, torch.ones(1).double())
     coarse = [w.to(torch.bfloat16).double() for w in exact]
-    factor = lipschitz_factor(layers, exact, coarse, 1.0, 1.0)
-    assert lipschitz_factor(layers, exact, exact, 1.0, 1.0) < 1 + 1e-10
-    assert 1 + 1e-4 < factor < 1.05
+    bound = lipschitz_bound(layers, exact, coarse, 1.0, 1.0)
+    assert lipschitz_bound(layers, exact, exact, 1.0, 1.0) < 1 + 1e-10
+    assert 1 + 1e-4 < bound < 1.05
     slopes = torch.rand(4000, 2, 6, dtype=torch.float64).round()
     first, middle, last = (w[0] for w in coarse)
     jacobians = last * slopes[:, 1:] @ (middle * slopes[:, :1]) @ first
-    assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= factor
+    assert float(torch.linalg.matrix_norm(jacobians, 2).max()) <= bound
+
+
+def test_a_gain_that_vanishes_has_a_certificate() -> None:
+    net = made(2, (3,))
+    for raw in (-200.0, -1e4):  # the last weight is rounded to subnormal numbers, and is zero
+        torch.nn.init.constant_(net.raw_gain, raw)
+        assert 0 <= net.certificate() < 1e-30
+
+
+def test_weights_that_are_not_finite_have_no_certificate() -> None:
+    net = made(2, (3,))
+    torch.nn.init.constant_(net.free[0], float("nan"))
+    with pytest.raises(ValueError, match="expected finite weights"):
+        lipschitz_certificate(Residual(net))
 
 
 def test_a_contraction_of_more_than_one_is_seen() -> None:
     layer = Sandwich(1.1 * cayley(torch.randn(1, 6, 3)), torch.ones(1, 3).double(), 3)
     weights = folded([layer], 1.0, torch.ones(1).double())
-    found = lipschitz_factor([layer], weights, weights, 1.0, 1.0)
+    found = lipschitz_bound([layer], weights, weights, 1.0, 1.0)
     assert found == pytest.approx(1.1**2)
 
 

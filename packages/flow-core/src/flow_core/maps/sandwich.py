@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from flow_core.context import Context
 from flow_core.lipschitz import Activation
 from flow_core.lipschitz.activations import make_slope_restricted
+from flow_core.lipschitz.certify import finite
 from flow_core.maps.bound_activation import bind_activation
 from flow_core.maps.bound_net import BoundNet
 from flow_core.maps.cayley import cayley
 from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.joins import REPLACE
 from flow_core.maps.lipschitz_map import LipschitzMap
-from flow_core.maps.sandwich_layer import Sandwich, Weights, folded, lipschitz_factor
+from flow_core.maps.sandwich_layer import Sandwich, Weights, folded, lipschitz_bound
 
 LARGEST_LOG_SCALE = 5.0
 
@@ -30,8 +31,9 @@ class SandwichNet(LipschitzMap):
     """G(x) = √γ·g·S(√γ·x), where the layers of S have Lipschitz constant 1 by construction.
 
     A layer is h -> √2·A p σ(√2·p⁻¹ Bᵀ h + b), where V = [A; B] is a contraction and σ has slopes S
-    in [0, 1]: 2uᵀA S Bᵀv ≤ ½|V(u, v)|² ≤ 1 for unit u and v. V is the Cayley transform of free
-    parameters, so that no parameters at all break the bound, and nothing is updated after a step.
+    in [0, 1]: 2uᵀA S Bᵀv ≤ ½|Vᵀ(u, v)|² ≤ 1 for unit u and v. V is the Cayley transform of free
+    parameters, so that no parameters break the bound, and nothing is updated after a step. (With
+    parameters beyond 1e5 the transform loses its digits, which the certificate counts.)
     The bound is the tightest known for such nets, which use it, where a product of spectral norms
     leaves most of it unused. The gain g in (0, 1) is learned.
 
@@ -120,12 +122,17 @@ class SandwichNet(LipschitzMap):
 
     @torch.no_grad()
     def certificate(self) -> float:
-        """γ·g, times what rounding of V and of the folded weights can add, in float64."""
+        """γ·g, and what rounding of V and of the folded weights can add, in float64.
+
+        Raises:
+            ValueError: Weights are not finite.
+        """
+        for parameter in (*self.free, *self.log_scales, self.raw_gain):
+            finite(parameter)
         layers, (gain,) = _layers([self]), _gains([self])
         root, exact = sqrt(self.lipschitz), _exact_weights([self])
-        last = root * float(gain)
         rounded = [w.to(self.last_shift).to(w) for w in exact]
-        return root * last * lipschitz_factor(layers, exact, rounded, root, last)
+        return lipschitz_bound(layers, exact, rounded, root, root * float(gain))
 
     def extra_repr(self) -> str:
         """Sizes, constant and gain."""

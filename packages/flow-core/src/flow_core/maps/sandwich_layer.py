@@ -53,23 +53,23 @@ def folded(layers: Sequence[Sandwich], first: float, last: Float64[Tensor, " net
     return [first * layers[0].read, *between, last.view(-1, 1, 1) * writes[-1]]
 
 
-def lipschitz_factor(
+def lipschitz_bound(
     layers: Sequence[Sandwich], exact: Weights, rounded: Weights, first: float, last: float
 ) -> float:
-    """How much larger than first·last the constant of one net may be with these rounded weights.
+    """A Lipschitz constant of one net with these rounded weights: first·last, and what they add.
 
     Every layer contributes 1 + excess of ‖V‖². An error E of a weight lies between parts of the net
     that stretch by √2 at most, in units in which the scales p are 1: it adds 2‖pEp⁻¹‖, relative to
-    the whole. Errors of several weights multiply, for what lies between two of them stretches by 2.
+    the whole, or √2‖pEp⁻¹‖ to first or last. Errors of several weights multiply, for what lies
+    between two of them stretches by 2.
     """
     scales = [layer.scale[0] for layer in layers]
-    growth = prod(1 + layer.excess() for layer in layers)
     errors = [(r.double() - e)[0] for r, e in zip(rounded, exact, strict=True)]
-    growth *= 1 + SQRT2 / first * _norm(scales[0].unsqueeze(1) * errors[0])
+    bound = first + SQRT2 * _norm(scales[0].unsqueeze(1) * errors[0])
     for before, after, error in zip(scales, scales[1:], errors[1:-1], strict=False):
-        growth *= 1 + 2 * _norm(after.unsqueeze(1) * error / before)
-    growth *= 1 + SQRT2 / last * _norm(errors[-1] / scales[-1])
-    return growth * (1 + ROUNDING)
+        bound *= 1 + 2 * _norm(after.unsqueeze(1) * error / before)
+    bound *= last + SQRT2 * _norm(errors[-1] / scales[-1])
+    return bound * prod(1 + layer.excess() for layer in layers) * (1 + ROUNDING)
 
 
 def _norm(matrix: Float64[Tensor, "*one rows columns"]) -> float:
