@@ -76,16 +76,48 @@ WAYS: dict[str, Callable[[nn.Module], FunctionMap]] = {
     "partial": lambda module: FunctionMap(partial(functional_call, Halved(module), {})),
     "negative": lambda module: -FunctionMap(lambda w: -0.5 * module(w)),
     "listed": lambda module: listed(Halved(module)),
+    "dict": lambda module: in_a_dict(Halved(module)),
+    "object": lambda module: FunctionMap(Holding([Halved(module)])),
     "hidden": lambda module: hidden(Halved(module)),
 }
 
 
-def hidden(module: nn.Module) -> FunctionMap:
-    """In a dict, where nobody looks for modules."""
+class Holding:
+    """No module itself."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+
+    def __call__(self, w: Tensor) -> Tensor:
+        value: Tensor = self.modules[0](w)
+        return value
+
+
+class Slots:
+    """Has no attributes that can be listed."""
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
+def in_a_dict(module: nn.Module) -> FunctionMap:
     modules = {"inner": module}
 
     def call(w: Tensor) -> Tensor:
         value: Tensor = modules["inner"](w)
+        return value
+
+    return FunctionMap(call)
+
+
+def hidden(module: nn.Module) -> FunctionMap:
+    """Where nobody looks for modules."""
+    slots = Slots(module)
+
+    def call(w: Tensor) -> Tensor:
+        value: Tensor = slots.module(w)
         return value
 
     return FunctionMap(call)

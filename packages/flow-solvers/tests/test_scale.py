@@ -185,3 +185,13 @@ def test_krylov_routines_take_start_vectors_of_any_size(dtype: torch.dtype, scal
     ones, many = (gmres(matvec, s * start) for s in (1.0, scale))
     assert torch.equal(many.products, ones.products)
     torch.testing.assert_close(many.value / scale, ones.value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 5, 40])
+@pytest.mark.filterwarnings("error")
+def test_sizes_that_overflow_solve_nothing(dim: int) -> None:
+    """Their tolerance is infinite, and any residual is below it."""
+    x = torch.full((2, dim), 1.7e308, dtype=torch.float64)
+    x[1] = 1.0
+    solution = resolvent(FunctionMap(lambda w: -0.5 * w), x, on_failure="return")
+    assert solution.converged.tolist() == [False, True]

@@ -81,8 +81,8 @@ class Ledger:
         """
         self.evaluations = self.evaluations + evaluations * ~self.done
         limit = self._threshold + self._rtol * (size_w + size_value)
-        # A strict comparison keeps out infinities and NaN.
-        met = norm < limit
+        # A strict comparison keeps out infinities and NaN; sizes that overflow tell nothing.
+        met = (norm < limit) & (limit < np.inf)
         self.norm, self.better = norm, met | (norm < self.best)
         if self.coasting:
             self._foresee(limit)

@@ -18,6 +18,9 @@ from flow_solvers.shifted import solve_shifted
 from flow_solvers.solution import Solution, Status
 from flow_solvers.tolerance import Tolerance, require_same_shape
 
+# For w and G(w) beside x.
+_ROOM = 16
+
 
 @dataclass(frozen=True)
 class Newton:
@@ -62,7 +65,10 @@ class Newton:
             patience=self.patience,
             steps=1 if whole is None else whole.unroll,
         )
-        threshold = limits.rtol * samples.norm(x) + tolerance.floor(x)
+        size = samples.norm(x)
+        # Sizes that overflow would let anything pass, and NaN lets nothing.
+        size = torch.where(size > torch.finfo(x.dtype).max / _ROOM, math.nan, size)
+        threshold = limits.rtol * size + tolerance.floor(x)
         return _Descent(bound, start, _Target(x, threshold), limits).run(self.budget)
 
 

@@ -7,8 +7,11 @@ tensors that are known, and by one more evaluation at some of the solutions.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -25,8 +28,8 @@ from flow_solvers.tolerance import Tolerance
 _SAMPLES = 16
 # Other neighbours in a batch round differently, by so many eps of the numbers in the residual.
 _ROUNDING = 4
-# Closures in closures: a map with the other sign is one.
-_DEPTH = 3
+# Of the things inside a callable: what is further away is hardly a part of G.
+_LOOKS = 32
 
 
 class KnownTensors(NamedTuple):
@@ -37,8 +40,8 @@ class KnownTensors(NamedTuple):
 
 
 def state_of(bound: FunctionMap) -> KnownTensors:
-    """The tensors that are listed, and those of modules that the function is or closes over."""
-    modules = dict.fromkeys(_modules(bound.function, _DEPTH))
+    """The tensors that are listed, and those of modules that it is, holds or closes over."""
+    modules = dict.fromkeys(_modules(bound.function))
     own = (t for module in modules for t in (*module.parameters(), *module.buffers()))
     tensors = tuple(t for t in (*bound.tensors(), *own) if not t.is_inference())
     return KnownTensors(tensors, _versions(tensors))
@@ -108,9 +111,9 @@ def _misses(
         again = _evaluated(part, w).detach()
         off = torch.where(samples.per_sample(solved, w), off, again - image)
     size_x, size_w, size_image, missed = samples.safe_lengths(x, w, image, off)
-    scale = size_x.astype(np.float64) + size_w + size_image
-    room = _ROUNDING * torch.finfo(x.dtype).eps
-    limit = (tolerance.relative(x.dtype) + room) * scale + tolerance.floor(x)
+    factor = tolerance.relative(x.dtype) + _ROUNDING * torch.finfo(x.dtype).eps
+    sizes = (factor * size.astype(np.float64) for size in (size_x, size_w, size_image))
+    limit = sum(sizes, tolerance.floor(x))
     return bool((missed > limit).any())
 
 
@@ -139,29 +142,44 @@ def _versions(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(t._version for t in tensors)
 
 
-def _modules(function: object, depth: int) -> Iterator[nn.Module]:
-    """Modules that a callable is, is a method of, or closes over."""
-    if isinstance(function, nn.Module):
-        yield function
-    elif depth and callable(function):
-        for inner in _insides(function):
-            yield from _modules(inner, depth - 1)
+def _modules(function: object) -> Iterator[nn.Module]:
+    """Modules that a callable is, is a method of, closes over or holds, the nearest ones first."""
+    waiting, room = deque([function]), _LOOKS
+    while waiting:
+        part = waiting.popleft()
+        if isinstance(part, nn.Module):
+            yield part
+            continue
+        found = list(islice(_insides(part), room))
+        room -= len(found)
+        waiting.extend(found)
 
 
-def _insides(function: Callable[..., object]) -> Iterator[object]:
-    if isinstance(function, partial):
-        whole = cast("partial[object]", function)
+def _insides(part: object) -> Iterator[object]:
+    if isinstance(part, partial):
+        whole = cast("partial[object]", part)
         yield from (whole.func, *whole.args, *whole.keywords.values())
-    yield getattr(function, "__self__", None)
-    for cell in getattr(function, "__closure__", None) or ():
+    elif isinstance(part, FunctionType):
+        yield from _known_to(part)
+    elif isinstance(part, MethodType):
+        yield from (part.__self__, part.__func__)
+    elif isinstance(part, list | tuple | dict):
+        items = cast("dict[object, object] | list[object] | tuple[object, ...]", part)
+        yield from items.values() if isinstance(items, dict) else items
+    elif not isinstance(part, type | ModuleType | Tensor):
+        yield from getattr(part, "__dict__", {}).values()
+
+
+def _known_to(function: FunctionType) -> Iterator[object]:
+    """What a function closes over, and the modules among the globals that it names."""
+    for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    code, names = getattr(function, "__code__", None), getattr(function, "__globals__", {})
-    for name in code.co_names if code is not None else ():
-        if isinstance(names.get(name), nn.Module):
-            yield names[name]
+    for name in function.__code__.co_names:
+        if isinstance(function.__globals__.get(name), nn.Module):
+            yield function.__globals__[name]
 
 
 def _expected(got: str) -> str:
