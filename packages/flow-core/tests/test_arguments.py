@@ -7,25 +7,34 @@ import pytest
 import torch
 from flow_core import (
     ActNorm,
+    AffineCoupling,
     Chain,
     DenseNet,
     Dequantized,
+    Dequantizer,
     FeedForwardNet,
     Flow,
     Implicit,
     Invert,
+    LipschitzMap,
+    MaskedConv2d,
     Multiscale,
     Residual,
     Settings,
+    SigmoidScale,
     Solve,
     StandardNormal,
+    UniformDequantizer,
 )
+from flow_core.bijection import require_bijection
 from flow_core.blocks.block import FixedPointBlock
 from flow_core.layers import Conv1x1
 from flow_core.models import image_flow
+from flow_core.modules import require_module
 from flow_logdet import PUBLISHED, Exact
 from flow_solvers import Gmres, Picard, Tolerance
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 
 def refused(kind: Any, said: str, *arguments: object, **named: object) -> None:
@@ -112,3 +121,33 @@ def test_models() -> None:
     refused(Conv1x1, "InvertibleMatrix or a number of channels, got Tensor", torch.eye(3))
     with pytest.raises(TypeError, match=r"config to be a FlowConfig or .*, got dict"):
         unwrap(image_flow)({}, (3, 8, 8))
+
+
+@pytest.mark.parametrize("scale", [SigmoidScale, "sigmoid"])
+def test_scales(scale: object) -> None:
+    said = "scale to be a scale function such as .*, got "
+    refused(AffineCoupling, said, nn.Identity(), scale)
+    refused(MaskedConv2d, said, 4, 8, scale=scale)
+
+
+def test_wrapped_modules_are_what_they_wrap() -> None:
+    """`torch.compile` would be the other wrapper; it turns off checks of torch's distributions."""
+
+    def wrapped(module: nn.Module) -> nn.Module:
+        return checkpoint_wrapper(module)
+
+    net = DenseNet(2, growth=2, depth=1)
+    flow = Flow(StandardNormal((2,)), Residual(net))
+    require_bijection("bijection", wrapped(flow.bijection))
+    require_module("G", wrapped(net), LipschitzMap, "a map")
+    require_module("flow", wrapped(flow), Flow, "a flow")
+    require_module("dequantizer", wrapped(UniformDequantizer()), Dequantizer, "a dequantizer")
+    with pytest.raises(TypeError, match="expected bijection to be a Bijection"):
+        require_bijection("bijection", wrapped(nn.Linear(2, 2)))
+
+
+def test_layers_of_a_list_of_modules_make_a_chain() -> None:
+    chain = Chain([ActNorm(2), ActNorm(2)])
+    again = object.__new__(Chain)
+    unwrap(Chain.__init__)(again, chain.layers)
+    assert len(again) == 2

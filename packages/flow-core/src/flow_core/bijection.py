@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import torch
-from flow_solvers import require_kind, without_autocast, without_autocast_backward
+from flow_solvers import without_autocast, without_autocast_backward
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from flow_core.bounds import Bounds
 from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.modules import require_module
 from flow_core.passes import Pass, zeros
 from flow_core.record import open_reports
 from flow_core.rounding import widened
@@ -244,7 +245,7 @@ def require_bijection(name: str, value: object) -> None:
     Raises:
         TypeError: With what to pass instead.
     """
-    require_kind(name, value, Bijection, "a Bijection such as ActNorm(channels)")
+    require_module(name, value, Bijection, "a Bijection such as ActNorm(channels)")
 
 
 def _call(context: Tensor | None, using: Settings | None, *, wants_log_det: bool = True) -> Pass:

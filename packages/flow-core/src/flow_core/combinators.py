@@ -35,7 +35,7 @@ class Chain(Bijection):
     """
 
     def __init__(self, layers: Sequence[Bijection]) -> None:
-        require_kind("layers", layers, Sequence, "a list of bijections")
+        require_kind("layers", layers, (Sequence, nn.ModuleList), "a list of bijections")
         for layer in layers:
             require_bijection("every layer", layer)
         super().__init__(

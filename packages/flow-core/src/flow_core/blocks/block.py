@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from math import prod
 
 from flow_logdet import Estimator, Exact, Kind, LogDet, default_estimator
-from flow_solvers import BoundMap, Linearization, Solution, SolverError, require_kind
+from flow_solvers import BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection, common_context_shape
 from flow_core.maps import LipschitzMap
+from flow_core.modules import require_module
 from flow_core.passes import Pass, zeros
 from flow_core.record import derivative_listener, post_log_det, post_solution
 from flow_core.settings import Solve, require_solve
@@ -45,7 +46,7 @@ class FixedPointBlock(Bijection):
 
     def __init__(self, maps: Sequence[LipschitzMap], solve: Solve | None = None) -> None:
         for g in maps:
-            require_kind("G", g, LipschitzMap, "a LipschitzMap such as DenseNet(...)")
+            require_module("G", g, LipschitzMap, "a LipschitzMap such as DenseNet(...)")
         if solve is not None:
             require_solve(solve)
         super().__init__(next((g.event_shape for g in maps if g.event_shape is not None), None))

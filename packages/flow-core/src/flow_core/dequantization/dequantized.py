@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, final
 
 import torch
-from flow_solvers import require_kind
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from flow_core.dequantization.dequantizer import Dequantizer
 from flow_core.dequantization.variational import VariationalDequantizer
 from flow_core.distributions import Flow, begun
 from flow_core.events import per_sample_all
+from flow_core.modules import require_module
 from flow_core.passes import Pass
 from flow_core.settings import Settings
 from flow_core.statistics import true_on_all_ranks
@@ -55,8 +55,8 @@ class Dequantized(nn.Module):
 
     def __init__(self, flow: Flow, dequantizer: Dequantizer, levels: int) -> None:
         super().__init__()
-        require_kind("flow", flow, Flow, "a Flow(base, bijection)")
-        require_kind("dequantizer", dequantizer, Dequantizer, "a Dequantizer")
+        require_module("flow", flow, Flow, "a Flow(base, bijection)")
+        require_module("dequantizer", dequantizer, Dequantizer, "a Dequantizer")
         if levels < 2:
             raise ValueError(f"expected at least two levels, got {levels}")
         if isinstance(dequantizer, VariationalDequantizer):

@@ -13,7 +13,7 @@ from flow_core.combinators import Chain
 from flow_core.events import per_sample_sum
 from flow_core.layers.actnorm import ActNorm
 from flow_core.layers.couplings.conditioners import ZeroConv2d
-from flow_core.layers.couplings.scales import BoundedExpScale, ScaleFunction
+from flow_core.layers.couplings.scales import ScaleFunction, scale_function
 from flow_core.passes import Pass
 
 Side: TypeAlias = Literal["above", "below", "left", "right"]
@@ -62,7 +62,7 @@ class MaskedConv2d(Bijection):
                 f"channels={channels}, hidden={hidden}, kernel_size={kernel_size}, side={side!r}"
             )
         self.side: Side = side
-        self.scale = BoundedExpScale() if scale is None else scale
+        self.scale = scale_function(scale)
         self.form = _known("form", form, get_args(AffineForm))
         self.first = nn.Conv2d(channels, hidden, kernel_size)
         self.last = ZeroConv2d(hidden, 2 * channels, 1)

@@ -11,7 +11,7 @@ from flow_core.bijection import Bijection, fits
 from flow_core.context import Context
 from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
-from flow_core.layers.couplings.scales import BoundedExpScale, ScaleFunction
+from flow_core.layers.couplings.scales import ScaleFunction, scale_function
 from flow_core.passes import Pass
 
 
@@ -138,7 +138,7 @@ class AffineCoupling(Coupling):
         context_features: int | None = None,
     ) -> None:
         super().__init__(conditioner, event_shape, context_features=context_features)
-        self.scale = BoundedExpScale() if scale is None else scale
+        self.scale = scale_function(scale)
 
     @classmethod
     def convolutional(

@@ -3,9 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
+from flow_solvers import require_kind
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -93,3 +94,16 @@ class BoundedExpScale(ScaleFunction):
     def log_scale(self, raw: Tensor) -> Tensor:
         """c·tanh(a·r/c)."""
         return self.bound * torch.tanh(raw * (self.slope / self.bound))
+
+
+def scale_function(scale: object) -> ScaleFunction:
+    """The function itself, or that of Self Normalizing Flows for None.
+
+    Raises:
+        TypeError: It is none: a class, or a name.
+    """
+    if scale is None:
+        return BoundedExpScale()
+    if isinstance(scale, type) or not hasattr(scale, "log_scale"):
+        require_kind("scale", scale, ScaleFunction, "a scale function such as SigmoidScale()")
+    return cast(ScaleFunction, scale)
