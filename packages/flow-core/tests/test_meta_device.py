@@ -6,12 +6,13 @@ from typing import get_args
 
 import pytest
 import torch
-from flow_core.base import StandardNormal
+from flow_core.base import BaseDistribution, StandardNormal
 from flow_core.bijection import Bijection
+from flow_core.combinators import Chain
 from flow_core.dequantization import Dequantized, UniformDequantizer
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
-from flow_core.layers import Affine
+from flow_core.layers import Affine, LogitTransform
 from flow_core.lipschitz import update_lipschitz
 from flow_core.models import (
     ContractiveConfig,
@@ -22,6 +23,7 @@ from flow_core.models import (
 )
 from flow_core.models.config import ActivationName, CouplingKind, Linear, Mixing
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
 
 SHAPE = (1, 4, 4)
 SMALL = FlowConfig(block_size=1, coupling_width=4)
@@ -183,3 +185,34 @@ def test_parameters_of_large_flows_are_counted_without_memory() -> None:
     images = sum(16 * block(c, 512, 3) for c in (3, 12, 48)) + 2 * 3
     total = images + 4 * block(3072, 32, 1)
     assert sum(p.numel() for p in flow.parameters()) == total
+
+
+class Learned(nn.Module):
+    """N(location, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.location = nn.Parameter(torch.ones(2))
+
+    def forward(self) -> Distribution:
+        one = torch.ones_like(self.location)
+        return Independent(Normal(self.location, one, validate_args=False), 1, validate_args=False)
+
+
+@pytest.mark.parametrize("base", [lambda: StandardNormal((2,)), Learned])
+def test_a_base_follows_the_precision_of_a_state(
+    base: Callable[[], BaseDistribution | nn.Module],
+) -> None:
+    def make() -> Dequantized:
+        flow = Flow(base(), Chain([LogitTransform(0.05), Affine((2,))]))
+        return Dequantized(flow, UniformDequantizer(), 2)
+
+    state = make().double().state_dict()
+    for model in (make(), on_meta(make)):
+        assert isinstance(model, Dequantized)
+        model.load_state_dict(state, assign=True)
+        assert model.flow.base.dtype == torch.float64
+        x = model.flow.sample((3,))
+        assert x.dtype == torch.float64
+        assert bool(model.flow.log_prob(x).isfinite().all())
+        assert bool(model.log_prob_bound(model.sample((3,))).isfinite().all())

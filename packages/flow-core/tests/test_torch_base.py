@@ -234,3 +234,9 @@ def test_shapes_that_the_bijection_does_not_have_are_refused() -> None:
         Flow(base, flatten)
     with pytest.raises(ValueError, match=r"an event_shape of shape \(2, 3\)"):
         Flow(base, flatten, (3, 2))
+
+
+def test_an_empty_batch_has_no_densities() -> None:
+    flow = Flow(Independent(Normal(torch.zeros(2), torch.ones(2)), 1), Affine((2,)))
+    assert flow.log_prob(torch.empty(0, 2)).shape == (0,)
+    assert flow.rsample_and_log_prob((0,))[1].shape == (0,)

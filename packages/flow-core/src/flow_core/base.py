@@ -67,10 +67,14 @@ class StandardNormal(BaseDistribution):
         """The dtype of samples."""
         return self._like.dtype
 
+    @property
+    def is_on_meta(self) -> bool:
+        """Whether samples would have no numbers."""
+        return self._like.is_meta
+
     def follow(self, like: Tensor) -> None:
-        """Leave the meta device for that of a tensor."""
-        if self._like.is_meta:
-            self._like = self._like.new_empty(0, device=like.device)
+        """Let samples be in the dtype and on the device of a tensor."""
+        self._like = like.new_empty(0)
 
     def extra_repr(self) -> str:
         """Shape shown in the representation of a model."""

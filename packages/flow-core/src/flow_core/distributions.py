@@ -402,10 +402,14 @@ def _require_shape(
 
 
 def _place_base(flow: nn.Module, _: object) -> None:
-    """Let samples come from where the numbers of a loaded state are.
+    """Let samples come in the precision and from where the numbers of a loaded state are.
 
-    Nothing else moves a model that was made without memory and takes a state by `assign=True`.
+    Nothing else moves the base of a model that takes a state by `assign=True`. Of a bijection in
+    several places only the base without memory is moved, to the first of them.
     """
     if isinstance(flow, Flow) and isinstance(flow.base, StandardNormal):
-        state = (*flow.bijection.parameters(), *flow.bijection.buffers())
-        flow.base.follow(next((t for t in state if not t.is_meta), torch.empty(0, device="cpu")))
+        state = [*flow.bijection.parameters(), *flow.bijection.buffers()]
+        state = [t for t in state if t.is_floating_point() and not t.is_meta]
+        alike = len({(t.dtype, t.device) for t in state}) == 1
+        if flow.base.is_on_meta or alike:
+            flow.base.follow(state[0] if state else torch.empty(0, device="cpu"))

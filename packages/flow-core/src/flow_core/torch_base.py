@@ -35,7 +35,8 @@ class TorchBase(BaseDistribution):
 
     The tensors of a distribution become buffers, so that they follow `.to` and are saved with the
     state. A module that is called without arguments and makes a distribution is a base that learns:
-    it is called at every use, and its parameters are those of the flow.
+    it is called at every use, and its parameters are those of the flow. Without memory, under
+    `torch.device("meta")`, torch cannot check arguments of distributions: validate_args=False.
 
     Args:
         made: A distribution of one z, or a module that makes one.
@@ -59,14 +60,14 @@ class TorchBase(BaseDistribution):
         distribution = _of_one_z(maker)
         super().__init__(distribution.event_shape)
         self.maker = maker
-        floats = (t for t in _leaves(distribution, Tensor) if t.is_floating_point())
-        like = next(floats, torch.empty(0))
-        self.register_buffer("_like", like.detach().new_empty(0), persistent=False)
+        # For distributions without tensors.
+        self.register_buffer("_like", torch.empty(0), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of samples."""
-        return self._like.dtype
+        leaves = _leaves(self._distribution(), Tensor)
+        return next((t for t in leaves if t.is_floating_point()), self._like).dtype
 
     @property
     def has_rsample(self) -> bool:
@@ -75,6 +76,8 @@ class TorchBase(BaseDistribution):
 
     def log_prob(self, z: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch"]:
         """The log-density that the distribution gives."""
+        if not z.numel():  # torch's Independent has none
+            return z.flatten(1).sum(1)
         return self._distribution().log_prob(z)
 
     def rsample(self, count: int) -> Float[Tensor, " batch *event"]:
