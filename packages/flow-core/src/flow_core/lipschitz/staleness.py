@@ -31,6 +31,8 @@ def notice_drift(
         return
     if now.is_meta or not is_addressable(now, known):
         return
+    if now.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     if bool(((now - known).abs() > DRIFT * known.clamp(min=coeff)).any()):
         warnings.warn(
             "weights of Lipschitz layers have changed since update_lipschitz, so that what is "
