@@ -98,7 +98,8 @@ def trained(run: Run) -> tuple[Rival, int]:
         rival.follow()
         steps += 1
         kept = min(AVERAGE, steps / (steps + 10))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - kept)
+        for a, p in zip(average, parameters, strict=True):
+            a.lerp_(p.detach(), 1 - kept)
     with torch.no_grad():
         for p, a in zip(parameters, average, strict=True):
             p.copy_(a)
