@@ -1,17 +1,15 @@
 """Nets of Lipschitz layers: dense ones of i-DenseNets, plain ones of Residual Flows."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from math import sqrt
 from typing import ClassVar, cast, final
 
 import torch
-from flow_solvers import SMALL_DIMENSION, BoundMap, require_integer, require_kind
+from flow_solvers import SMALL_DIMENSION, require_integer, require_kind
 from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow_core.context import Context
 from flow_core.lipschitz import (
     Activation,
     LipschitzConv2d,
@@ -23,13 +21,13 @@ from flow_core.lipschitz.batching import notice_forgotten_update
 from flow_core.lipschitz.layer import norms
 from flow_core.maps.bound_activation import bind_activation
 from flow_core.maps.bound_net import BoundNet
-from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.effective import concatenation, effective, input_scales
 from flow_core.maps.joins import CONCATENATE, REPLACE, Join
 from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.maps.net_map import NetMap
 
 
-class LipschitzNet(LipschitzMap):
+class LipschitzNet(NetMap):
     """Lipschitz layers with activations between them, and a rule of how layers join.
 
     Attributes:
@@ -76,14 +74,7 @@ class LipschitzNet(LipschitzMap):
             )
             for i, (reads, writes) in enumerate(zip(inputs, [*written, channels], strict=True))
         )
-        self.conditioner = (
-            None
-            if context_features is None
-            else Conditioner(type(self).__name__, context_features, written, map_size)
-        )
-        self.uses_context = self.conditioner is not None
-        if self.conditioner is not None:
-            self.context_shape = self.conditioner.context_shape
+        self.take_context(context_features, written, map_size)
 
     def bind_weights(self) -> BoundNet:
         """Normalise the weights."""
@@ -117,16 +108,6 @@ class LipschitzNet(LipschitzMap):
         )
         per_net = zip(*(stack.unbind() for stack in weights), strict=True)
         return [net._bound(own) for net, own in zip(nets, per_net, strict=True)]
-
-    def attach(self, bound: BoundMap, context: Context) -> BoundMap:
-        """Add the conditioner's features, if there is one."""
-        if self.conditioner is None:
-            return bound
-        return replace(cast(BoundNet, bound), features=self.conditioner.features(context))
-
-    def compiled(self, bound: BoundMap, batch_sizes: frozenset[int]) -> BoundMap:
-        """The bound map, compiled for these batch sizes."""
-        return replace(cast(BoundNet, bound), batch_sizes=batch_sizes)
 
     def certificate(self) -> float:
         """Π of what each layer with its activation can stretch, with certified norms."""

@@ -1,33 +1,30 @@
 """Nets that are Lipschitz by construction: no norm is estimated, and nothing has to be updated."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from math import log, sqrt
 from typing import cast, final
 
 import torch
-from flow_solvers import BoundMap
 from flow_solvers.precision import in_float64
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from flow_core.context import Context
 from flow_core.lipschitz import Activation
 from flow_core.lipschitz.activations import make_slope_restricted
 from flow_core.lipschitz.certify import finite
 from flow_core.maps.bound_activation import bind_activation
 from flow_core.maps.bound_net import BoundNet
 from flow_core.maps.cayley import cayley
-from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.joins import REPLACE
 from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.maps.net_map import NetMap
 from flow_core.maps.sandwich_layer import Sandwich, Weights, folded, lipschitz_bound
 
 LARGEST_LOG_SCALE = 5.0
 
 
 @final
-class SandwichNet(LipschitzMap):
+class SandwichNet(NetMap):
     """G(x) = √γ·g·S(√γ·x), where the layers of S have Lipschitz constant 1 by construction.
 
     A layer is h -> √2·A p σ(√2·p⁻¹ Bᵀ h + b), where V = [A; B] is a contraction and σ has slopes S
@@ -84,12 +81,7 @@ class SandwichNet(LipschitzMap):
         self.last_shift = nn.Parameter(torch.zeros(features))
         self.raw_gain = nn.Parameter(torch.tensor(log(gain / (1 - gain))))
         self.activations = nn.ModuleList(make_slope_restricted(activation) for _ in widths)
-        self.conditioner = (
-            None
-            if context_features is None
-            else Conditioner(type(self).__name__, context_features, widths, None)
-        )
-        self.uses_context = self.conditioner is not None
+        self.take_context(context_features, widths, None)
 
     def bind_weights(self) -> BoundNet:
         """Fold the layers."""
@@ -109,16 +101,6 @@ class SandwichNet(LipschitzMap):
         stacks = [w.to(self.last_shift).unbind() for w in _exact_weights(nets)]
         per_net = zip(*stacks, strict=True)
         return [net._bound(weights) for net, weights in zip(nets, per_net, strict=True)]
-
-    def attach(self, bound: BoundMap, context: Context) -> BoundMap:
-        """Add the conditioner's features, if there is one."""
-        if self.conditioner is None:
-            return bound
-        return replace(cast(BoundNet, bound), features=self.conditioner.features(context))
-
-    def compiled(self, bound: BoundMap, batch_sizes: frozenset[int]) -> BoundMap:
-        """The bound map, compiled for these batch sizes."""
-        return replace(cast(BoundNet, bound), batch_sizes=batch_sizes)
 
     @torch.no_grad()
     def certificate(self) -> float:
