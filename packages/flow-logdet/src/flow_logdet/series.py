@@ -52,7 +52,7 @@ class Series(ProbeEstimator):
 
     @abstractmethod
     def weights(self, kind: Kind, count: int, batch: int) -> TermWeights:
-        """TermWeights of the terms k = 1, ..., K in float64 on the CPU.
+        """Weights of the terms k = 1, ..., K in float64 on the CPU.
 
         The columns are the samples, or one column for the whole batch.
         """
