@@ -65,14 +65,10 @@ class Flow(nn.Module):
         bijection: Bijection,
         event_shape: Sequence[int] | None = None,
     ) -> None:
-        if isinstance(base, Bijection):
-            raise TypeError(
-                "expected base to be a base such as StandardNormal(shape), a distribution of torch "
-                f"or a module that makes one, got {type(base).__name__}"
-            )
+        latent_distribution = as_base(base)
         require_bijection("bijection", bijection)
         super().__init__()
-        self.base = as_base(base)
+        self.base = latent_distribution
         latent = self.base.event_shape
         self.event_shape = latent if event_shape is None else torch.Size(event_shape)
         if self.event_shape.numel() != latent.numel():

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.distributions.transforms import Transform
 
 from flow_core.base import BaseDistribution
+from flow_core.bijection import Bijection
 
 _Kind = TypeVar("_Kind")
 
@@ -26,6 +27,11 @@ def as_base(base: Base) -> BaseDistribution:
         TypeError: If it is no distribution and no module that makes one.
         ValueError: If it is none of one z, see `TorchBase`.
     """
+    if isinstance(base, Bijection):  # arguments that were exchanged
+        raise TypeError(
+            "expected base to be a base such as StandardNormal(shape), a distribution of torch "
+            f"or a module that makes one, got {type(base).__name__}"
+        )
     return base if isinstance(base, BaseDistribution) else TorchBase(base)
 
 
