@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.tables import Row, machine, parser, print_table, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = ("2spirals-monotone", "2spirals-idensenet")
+PRESETS = ("2spirals-sandwich", "2spirals-monotone", "2spirals-idensenet")
 _FIRST_STEP = re.compile(r"training from step 1")
 _ENDED = "import os, torch; t = os.times(); print(t.user + t.system)"
 

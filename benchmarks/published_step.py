@@ -23,8 +23,9 @@ _CLIPSWISH = 1.1 * 1.004
 class SpectralLinear(nn.Linear):
     """W x / max(1, uᵀ W v / coeff) + b."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, coeff: float = COEFF) -> None:
         super().__init__(inputs, outputs)
+        self.coeff = coeff
         self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
         self.register_buffer("v", F.normalize(torch.randn(inputs), dim=0))
         self.update(200)
@@ -40,7 +41,7 @@ class SpectralLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: D102
         u, v = cast(Tensor, self.u), cast(Tensor, self.v)
         sigma = torch.dot(u, torch.mv(self.weight, v))
-        factor = torch.max(torch.ones(1), sigma / COEFF)
+        factor = torch.max(torch.ones(1), sigma / self.coeff)
         return F.linear(input, self.weight / factor, self.bias)
 
 
@@ -99,15 +100,26 @@ class PublishedTrainer:
 
     def step(self, x: Tensor) -> float:
         """One step; returns the loss in nats."""
-        self.optimizer.zero_grad()
-        log_det = torch.zeros(len(x))
-        for block in self.blocks:
-            x, term = block(x)
-            log_det = log_det + term
-        loss = (0.5 * x.square().sum(1) + math.log(2 * math.pi) - log_det).mean()
-        torch.autograd.backward(loss)
-        self.optimizer.step()
-        for module in self.blocks.modules():
-            if isinstance(module, SpectralLinear):
-                module.update(POWER_ITERATIONS)
-        return float(loss.detach())
+        return published_step(self.blocks, self.optimizer, x, POWER_ITERATIONS)
+
+
+def published_step(
+    blocks: nn.ModuleList, optimizer: torch.optim.Optimizer, x: Tensor, power_iterations: int
+) -> float:
+    """A step of a flow of published blocks, power iterations layer by layer after it.
+
+    Returns:
+        The loss in nats.
+    """
+    optimizer.zero_grad()
+    log_det = torch.zeros(len(x))
+    for block in blocks:
+        x, term = block(x)
+        log_det = log_det + term
+    loss = (0.5 * x.square().sum(1) + math.log(2 * math.pi) - log_det).mean()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    for module in blocks.modules():
+        if isinstance(module, SpectralLinear):
+            module.update(power_iterations)
+    return float(loss.detach())

@@ -57,7 +57,7 @@ def spline(density: str, points: Tensor) -> Rival:
     import zuko  # noqa: PLC0415
 
     del density, points
-    return _of_zuko(zuko.flows.NSF(2, transforms=3, hidden_features=(64, 64)))
+    return of_zuko(zuko.flows.NSF(2, transforms=3, hidden_features=(64, 64)))
 
 
 def autoregressive(density: str, points: Tensor) -> Rival:
@@ -65,7 +65,7 @@ def autoregressive(density: str, points: Tensor) -> Rival:
     import zuko  # noqa: PLC0415
 
     del density, points
-    return _of_zuko(zuko.flows.MAF(2, transforms=5, hidden_features=(64, 64)))
+    return of_zuko(zuko.flows.MAF(2, transforms=5, hidden_features=(64, 64)))
 
 
 def residual_of_normflows(density: str, points: Tensor) -> Rival:
@@ -89,7 +89,9 @@ def residual_of_normflows(density: str, points: Tensor) -> Rival:
     return Rival(flow, flow.log_prob, flow.log_prob, follow)
 
 
-def _of_zuko(flow: nn.Module) -> Rival:
+def of_zuko(flow: nn.Module) -> Rival:
+    """Its log-densities, in training and in tests alike."""
+
     def log_prob(x: Tensor) -> Tensor:
         value: Tensor = flow().log_prob(x)
         return value

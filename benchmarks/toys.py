@@ -1,10 +1,11 @@
 """Where a training step of the 2-D toys spends its CPU time.
 
     python benchmarks/toys.py [--quick] [--steps 500] [--density 2spirals] [--no-compile]
-                              [--threads 1] [--out FILE]
+                              [--paper monotone|implicit] [--threads 1] [--out FILE]
 
 The recipe of the paper (batch 500, 10 blocks, Adam) with the objectives and the optimizer of the
-applications, monotone and i-DenseNet, and the presets of sandwich nets, eager and compiled. The
+applications, monotone and i-DenseNet, and the presets of sandwich nets, eager and compiled; of the
+paper of implicit flows the presets of implicit and residual blocks (batch 5000). The
 variants take turns step by step, so that other load meets all of them alike; the first ten steps
 (compilation) are left out.
 
@@ -14,20 +15,20 @@ linearizes and takes determinants, `pull-back` is the backward pass of the block
 solves, `lipschitz` is `update_lipschitz`. `evaluations` are batched evaluations of G per solve,
 mean and largest.
 
-`published` is the step of the published i-DenseNet, re-implemented (`published_step.py`), and
+`published` is the step of the published i-DenseNet or implicit flow, re-implemented
+(`published_step.py`, `published_implicit_step.py`), and
 `ratio` the step over it: the speed of the machine at that moment cancels. The published code took
 51 ms on the machine of the specification, so that 25 ms are a ratio of 0.49 and 70 ms one of 1.37.
 """
 
-import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from flow_apps.config import OptimizerConfig, TrainingConfig
@@ -37,7 +38,7 @@ from flow_apps.registry import find_preset
 from flow_apps.training.compilation import has_compiler
 from flow_apps.training.optimizers import make_optimizers
 from flow_apps.training.randomness import seed_step
-from flow_core.maps import BoundNet, DenseNet, SandwichNet
+from flow_core.maps import BoundNet, DenseNet, FeedForwardNet, SandwichNet
 from flow_core.record import record
 from flow_core.settings import Solve
 from flow_data import WHOLE
@@ -46,15 +47,19 @@ from flow_logdet import Exact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.published_implicit_step import PublishedImplicitTrainer
 from benchmarks.published_step import PublishedTrainer
 from benchmarks.tables import Row, machine, parser, print_table, write_json
 
 ResultT = TypeVar("ResultT")
+Yardstick: TypeAlias = type[PublishedTrainer] | type[PublishedImplicitTrainer]
+Variants: TypeAlias = Callable[[str, int], list[Toy2dConfig]]
 
 WARMUP = 10
 PARTS = (
     ("bind", DenseNet, "bind_group"),
     ("bind", SandwichNet, "bind_group"),
+    ("bind", FeedForwardNet, "bind_group"),
     ("solve", Solve, "__call__"),
     ("log-det", Exact, "linearize"),
     ("log-det", Exact, "log_det"),
@@ -187,9 +192,9 @@ class Trainer:
 class Published:
     """The re-implemented published step, timed alike."""
 
-    def __init__(self, config: Toy2dConfig) -> None:
+    def __init__(self, config: Toy2dConfig, kind: Yardstick) -> None:
         torch.manual_seed(config.training.seed)
-        self.trainer, self.config = PublishedTrainer(), config
+        self.trainer, self.config = kind(), config
         self.steps: list[float] = []
 
     def step(self, number: int) -> None:
@@ -207,31 +212,51 @@ class Published:
 
     def row(self) -> Row:
         """What it has of the columns."""
-        known: Row = {"model": "residual", "mode": "published", "all": self.mean_ms(), "ratio": 1.0}
+        implicit = isinstance(self.trainer, PublishedImplicitTrainer)
+        model = "implicit" if implicit else "residual"
+        known: Row = {"model": model, "mode": "published", "all": self.mean_ms(), "ratio": 1.0}
         return known
 
 
 def _name(config: Toy2dConfig) -> str:
-    return config.block if config.net == "dense" else config.net
+    return config.net if config.net == "sandwich" else config.block
 
 
 def _mean_ms(seconds: list[float]) -> float:
     return 1e3 * sum(seconds) / len(seconds)
 
 
-def variants(arguments: argparse.Namespace, steps: int) -> list[Trainer]:
-    """Both models, eager and compiled."""
-    trainers: list[Trainer] = []
+def monotone_paper(density: str, steps: int) -> list[Toy2dConfig]:
+    """Monotone blocks, an i-DenseNet, and the quick recipe."""
     training = TrainingConfig(iterations=steps, optimizer=OptimizerConfig(weight_decay=1e-5))
-    common = Toy2dConfig(density=arguments.density, training=training)
-    quick = find_preset(f"{arguments.density}-sandwich")[1].config
-    if not isinstance(quick, Toy2dConfig):
-        raise TypeError(f"expected a preset of toy2d, got {quick}")
-    residual = replace(common, block="residual", activation="clipswish")
-    for config in (common, residual, quick):
-        modes = (False,) if arguments.no_compile else (False, True)
-        trainers += [Trainer(config, compiled=compiled) for compiled in modes]
-    return trainers
+    quick = _preset(f"{density}-sandwich")
+    common = Toy2dConfig(density=quick.density, training=training)
+    return [common, replace(common, block="residual", activation="clipswish"), quick]
+
+
+def implicit_paper(density: str, steps: int) -> list[Toy2dConfig]:
+    """Implicit blocks and residual ones of equal size."""
+    del steps  # neither has a schedule
+    return [_preset(f"{density}-{kind}") for kind in ("impflow", "resflow")]
+
+
+PAPERS: dict[str, tuple[Variants, Yardstick]] = {
+    "monotone": (monotone_paper, PublishedTrainer),
+    "implicit": (implicit_paper, PublishedImplicitTrainer),
+}
+
+
+def _preset(name: str) -> Toy2dConfig:
+    config = find_preset(name)[1].config
+    if not isinstance(config, Toy2dConfig):
+        raise TypeError(f"expected a preset of toy2d, got {config}")
+    return config
+
+
+def variants(configs: Sequence[Toy2dConfig], *, compiled: bool) -> list[Trainer]:
+    """All models, eager and compiled."""
+    modes = (False, True) if compiled else (False,)
+    return [Trainer(config, compiled=mode) for config in configs for mode in modes]
 
 
 def main() -> None:
@@ -240,14 +265,16 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=500)
     options.add_argument("--density", default="2spirals")
     options.add_argument("--no-compile", action="store_true")
+    options.add_argument("--paper", choices=PAPERS, default="monotone")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = min(arguments.steps, 40) if arguments.quick else arguments.steps
     if steps <= WARMUP:
         raise SystemExit(f"expected more than {WARMUP} steps, got {steps}")
     print(machine())
-    trainers = variants(arguments, steps)
-    published = Published(trainers[0].config)
+    configs_of, kind = PAPERS[arguments.paper]
+    trainers = variants(configs_of(arguments.density, steps), compiled=not arguments.no_compile)
+    published = Published(trainers[0].config, kind)
     for number in range(1, steps + 1):
         published.step(number)
         for trainer in trainers:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from flow_apps.cli import app
 from flow_apps.config import OptimizerConfig, TrainingConfig, to_json
-from flow_apps.parts.image_sets import load_images
+from flow_apps.parts.image_sets import images_as_read
 from flow_apps.training import (
     Batch,
     Engine,
@@ -170,10 +170,10 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
         parts = [digits.select(torch.arange(16 * k, 16 * k + 16)) for k in range(3)]
         return ImageSplits(*parts)
 
-    load_images.cache_clear()
+    images_as_read.cache_clear()
     monkeypatch.setattr("flow_apps.parts.image_sets.digits_splits", few)
     yield
-    load_images.cache_clear()
+    images_as_read.cache_clear()
 
 
 @pytest.fixture

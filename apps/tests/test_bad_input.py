@@ -20,6 +20,7 @@ from torch import Tensor
 Cli = Callable[..., Any]
 
 TOY = (
+    "2spirals-monotone",
     *("--batch-size", 20, "--set", "blocks=1", "--set", "growth=4", "--set", "test_size=50"),
     *("--set", "compile=false"),
 )
@@ -53,7 +54,7 @@ def run(cli: Cli, tmp_path: Path) -> Path:
     ("arguments", "words"),
     [
         (("toy2d", "2spiral-monotone"), ("2spirals-monotone",)),
-        (("toy2d", "qqqqqqqq"), ("unknown preset", "known: 2spirals-monotone")),
+        (("toy2d", "qqqqqqqq"), ("unknown preset", "known: 2spirals-sandwich")),
         (("image", "2spirals-monotone"), ("belongs to the command toy2d",)),
         (("toy2d", "--set", "bach_size=3"), ("bach_size", "batch_size")),
         (("toy2d", "--set", "batch_size"), ("key=value",)),

@@ -18,6 +18,7 @@ Cli = Callable[..., Any]
 Child = Callable[..., int]
 
 TOY = (
+    "2spirals-monotone",
     *("--batch-size", 20, "--set", "blocks=2", "--set", "growth=4", "--set", "test_size=50"),
     *("--set", "compile=false"),
 )
@@ -78,7 +79,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("preset", ["2spirals-monotone", "rings-idensenet"])
 def test_toy2d_trains_tests_and_samples(cli: Cli, tmp_path: Path, preset: str) -> None:
     run = tmp_path / "run"
-    result = cli("toy2d", preset, *TOY, "--iterations", 4, "--log-every", 2, "--out", run)
+    result = cli("toy2d", preset, *TOY[1:], "--iterations", 4, "--log-every", 2, "--out", run)
     assert result.exit_code == 0, result.output
     found = summary(run)
     assert found.keys() >= SUMMARY | {"test_nats", "test_nats_last20"}
@@ -253,7 +254,7 @@ def test_every_preset_is_listed_with_its_summary(cli: Cli) -> None:
     words = [line.split() for line in result.output.splitlines()]
     for name, preset in known.items():
         assert [name, *preset.summary.split()] in words
-    assert len(EXPERIMENTS["toy2d"].presets) == 24
+    assert len(EXPERIMENTS["toy2d"].presets) == 48
 
 
 def test_presets_run_where_none_is_named() -> None:
@@ -262,8 +263,9 @@ def test_presets_run_where_none_is_named() -> None:
         defaults.items()
         >= {
             "fit1d": "d-monotone",
-            "toy2d": "2spirals-monotone",
+            "toy2d": "2spirals-sandwich",
             "image": "digits-monotone",
             "glow": "small-inverse-conv-mnist",
+            "classify": "digits-classifier",
         }.items()
     )

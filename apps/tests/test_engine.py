@@ -9,12 +9,8 @@ import pytest
 import torch
 from flow_apps.config import OptimizerConfig
 from flow_apps.errors import CheckpointError, RunFolderError
-from flow_apps.experiments.toy2d.build import build_upkeep
-from flow_apps.experiments.toy2d.config import Toy2dConfig
-from flow_apps.experiments.toy2d.model import build_flow
-from flow_apps.training import Engine, RunFolder, Workers, load_checkpoint
+from flow_apps.training import Certificate, Engine, RunFolder, Workers, load_checkpoint
 from flow_apps.training.metrics import read_metrics
-from flow_core.lipschitz import lipschitz_certificate, lipschitz_layers
 from torch import Tensor
 
 Make = Callable[..., Engine]
@@ -51,7 +47,9 @@ def test_a_run_leaves_what_it_promises(make_engine: Make, tmp_path: Path) -> Non
     assert make_engine(folder, evaluate_every=10, figures_every=10).run()
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "metrics.jsonl", "summary.json", "figures", "checkpoints"}
-    assert expected | {"tensorboard"} == names
+    assert expected | {"tensorboard", "test"} == names
+    tested = sorted(path.name for path in (folder / "test").iterdir())
+    assert tested == ["best_squared_errors.npy", "last_squared_errors.npy"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 30
     assert summary["parameters"] == 41
@@ -329,31 +327,19 @@ def test_what_had_to_be_repaired_for_the_test_is_told_and_put_back(
 ) -> None:
     engine = make_engine(tmp_path / "run", iterations=2)
 
-    def repair() -> dict[str, float]:
+    def certify() -> Certificate:
         for parameter in engine.parts.loss.parameters():
             parameter.data.zero_()
-        return {"net": 1.25}
+        return Certificate(bounds={"net": 0.9, "other": 0.5}, repaired={"net": 1.25})
 
-    engine.upkeep.repair = repair  # type: ignore[method-assign] # stands for a lost bound
+    engine.upkeep.certify = certify  # type: ignore[method-assign] # stands for a lost bound
     assert engine.run()
     assert "bound of net was 1.2500" in capsys.readouterr().err
     summary = json.loads(engine.folder.summary_path.read_text())
     assert summary["repaired"] == summary["best_repaired"] == {"net": 1.25}
+    assert summary["lipschitz_bound"] == {"net": 0.9, "other": 0.5}
+    for row in rows(engine.folder.path):
+        if row["split"] != "train":
+            told = (row["lipschitz_bound"], row["lipschitz_bound_of"], row["repaired"])
+            assert told == (0.9, "net", {"net": 1.25})
     assert any(bool(p.any()) for p in engine.parts.loss.parameters())
-
-
-def test_a_lost_lipschitz_bound_is_repaired() -> None:
-    config = Toy2dConfig(blocks=2, growth=4, depth=1)
-    flow = build_flow(config)
-    upkeep = build_upkeep(config, flow)
-    assert upkeep.repair() == {}
-    layers = lipschitz_layers(flow.bijection)
-    with torch.no_grad():
-        for layer in layers[:2]:  # the estimate says nothing about these weights
-            layer.direction.zero_()
-            layer.weight.normal_(std=3.0)
-    before = lipschitz_certificate(flow)
-    ((name, bound),) = upkeep.repair().items()
-    assert name.endswith("layers.0.g")
-    assert bound == before[name] > 1
-    assert max(lipschitz_certificate(flow).values()) < 1

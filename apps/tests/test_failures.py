@@ -25,6 +25,17 @@ def test_a_bad_batch_is_reported_by_step_and_sample(make_engine: Make, tmp_path:
     assert newest(RunFolder.open(tmp_path / "run"))["step"] == 0
 
 
+def test_samples_of_a_later_pass_are_named_by_their_place_in_the_batch(
+    make_engine: Make, tmp_path: Path
+) -> None:
+    engine = make_engine(tmp_path / "run", accumulate=4)
+    setattr(engine.parts.data, "poison", 3)  # noqa: B010
+    # Sample 2 of 8 is the first of the third part, which has samples 2 and 6.
+    message = r"step 3: .* in samples \[0\].*number 2 \+ 4·i of the batch"
+    with pytest.raises(TrainingFailure, match=message):
+        engine.run()
+
+
 def test_bad_weights_are_reported_by_name(make_engine: Make, tmp_path: Path) -> None:
     engine = make_engine(tmp_path / "run")
 

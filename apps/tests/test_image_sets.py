@@ -7,7 +7,7 @@ import pytest
 import torch
 from flow_apps.config.images import ImagesConfig
 from flow_apps.errors import ConfigError
-from flow_apps.parts.image_sets import augmented, load_images, resolved
+from flow_apps.parts.image_sets import augmented, images_as_read, load_images, resolved
 from flow_data import DataError
 
 
@@ -67,3 +67,13 @@ def test_images_of_another_shape_than_the_model_was_made_for_are_refused(tmp_pat
         load_images(config)
     known = resolved(ImagesConfig(data="npz", data_root=str(tmp_path), held_out=2))
     assert known.image_shape == (3, 32, 32)
+
+
+def test_images_are_read_once_before_and_after_their_shape_is_known(tmp_path: Path) -> None:
+    npz(tmp_path, "train.npz", 4)
+    npz(tmp_path, "val.npz", 2)
+    images_as_read.cache_clear()
+    config = ImagesConfig(data="npz", data_root=str(tmp_path), held_out=2)
+    known = resolved(config)
+    assert load_images(known) is load_images(config)
+    assert images_as_read.cache_info().misses == 1

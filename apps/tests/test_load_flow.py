@@ -12,14 +12,22 @@ import pytest
 import torch
 from flow_apps.errors import AppError, CheckpointError, ConfigError
 from flow_apps.loading import load_run
-from flow_apps.parts.image_sets import load_images
+from flow_apps.parts.image_sets import images_as_read
 from flow_apps.training import load_checkpoint, save_checkpoint
 from flow_core import Dequantized, Flow
 
 Cli = Callable[..., Any]
 
 SMALL: dict[str, tuple[object, ...]] = {
-    "toy2d": ("--set", "blocks=2", "--set", "growth=4", "--set", "compile=false"),
+    "toy2d": (
+        "2spirals-monotone",
+        "--set",
+        "blocks=2",
+        "--set",
+        "growth=4",
+        "--set",
+        "compile=false",
+    ),
     "fit1d": ("--set", "growth=4", "--set", "depth=1"),
     "image": (
         *("--set", "data=npz", "--set", "held_out=2", "--set", "scales=[1,1]", "--set", "growth=4"),
@@ -52,7 +60,7 @@ def run(request: pytest.FixtureRequest, cli: Cli, tmp_path: Path) -> Path:
     result = cli(name, *options, "--set", "evaluate_every=1", "--out", out)
     assert result.exit_code == 0, result.output
     shutil.move(data, tmp_path / "moved")
-    load_images.cache_clear()
+    images_as_read.cache_clear()
     return out
 
 
@@ -116,7 +124,7 @@ def toy(cli: Cli, tmp_path: Path) -> Path:
 
 def test_weights_of_another_config_are_refused(cli: Cli, toy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    options = ("--batch-size", 4, "--test-size", 5, *SMALL["toy2d"])
+    options = ("--batch-size", 4, "--test-size", 5, *SMALL["toy2d"][1:])
     rings = ("toy2d", "rings-monotone", *options, "--iterations", 2, "--out", other)
     assert cli(*rings).exit_code == 0
     shutil.copy(other / "checkpoints" / "step_000000002.ckpt", toy / "checkpoints")

@@ -8,17 +8,17 @@ from typing import Any, get_args
 
 import pytest
 from flow_apps.config import describe
-from flow_apps.config.contraction import BlockName
 from flow_apps.config.estimation import EstimatorName
 from flow_apps.errors import ConfigError
 from flow_apps.experiments import EXPERIMENTS, all_presets, find_preset
 from flow_apps.experiments.fit1d.config import TargetName
 from flow_apps.experiments.glow.config import GlowConfig, LayersConfig, ReconstructionName
+from flow_apps.experiments.image.config import BlockOfImages, NetOfImages
 from flow_apps.experiments.toy2d.config import DensityName
 from flow_apps.registry import Experiment, Preset, register
 from flow_core import FlowConfig
 from flow_core.layers import Reconstruction
-from flow_core.models.config import Block
+from flow_core.models.config import Block, Net
 from flow_data import TARGETS, TOY_DENSITIES
 from flow_logdet import PUBLISHED
 
@@ -71,9 +71,10 @@ def test_mistakes_are_answered_before_torch_is_imported(
     [
         (DensityName, TOY_DENSITIES),
         (TargetName, TARGETS),
-        (BlockName, get_args(Block)),
+        (BlockOfImages, get_args(Block)),
+        (NetOfImages, get_args(Net)),
         (ReconstructionName, get_args(Reconstruction)),
-        (EstimatorName, ["default", "exact", "krylov", *PUBLISHED]),
+        (EstimatorName, ["default", "exact", "krylov", "one-probe", *PUBLISHED]),
     ],
 )
 def test_names_that_are_written_twice_agree(names: Any, known: Any) -> None:

@@ -122,7 +122,17 @@ def test_a_game_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_what_solves_cost_is_told_of_every_turn(cli: Any, tmp_path: Path) -> None:
-    toy = ("--batch-size", 4, "--test-size", 5, "--set", "blocks=2", "--set", "growth=4")
+    toy = (
+        "2spirals-monotone",
+        "--batch-size",
+        4,
+        "--test-size",
+        5,
+        "--set",
+        "blocks=2",
+        "--set",
+        "growth=4",
+    )
     part = {"name": "sgd", "parameters": ["model.bijection.layers.1.*"], "turn": "second"}
     options = ("--set", f"further_optimizers={json.dumps([part])}", "--set", "compile=false")
     run = tmp_path / "run"
@@ -191,7 +201,17 @@ def test_parts_of_a_model_are_assigned_once() -> None:
 
 
 def test_options_come_from_the_command_line(cli: Any, tmp_path: Path) -> None:
-    toy = ("--batch-size", 4, "--test-size", 5, "--set", "blocks=1", "--set", "growth=4")
+    toy = (
+        "2spirals-monotone",
+        "--batch-size",
+        4,
+        "--test-size",
+        5,
+        "--set",
+        "blocks=1",
+        "--set",
+        "growth=4",
+    )
     options = ("--set", "optimizer.name=sgd", "--set", 'options={"momentum": 0.9}')
     run = ("--set", "compile=false", "--iterations", 1, "--out", tmp_path / "run")
     assert cli("toy2d", *toy, *options, *run).exit_code == 0

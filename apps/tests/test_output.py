@@ -20,6 +20,7 @@ Cli = Callable[..., Any]
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 TOY = (
+    "2spirals-monotone",
     *("--batch-size", "20", "--set", "blocks=1", "--set", "growth=4", "--test-size", "50"),
     *("--set", "compile=false", "--iterations", "12", "--log-every", "1"),
 )

@@ -27,6 +27,7 @@ Cli = Callable[..., Any]
 Child = Callable[..., int]
 
 TOY = (
+    "2spirals-monotone",
     *("--batch-size", 20, "--set", "blocks=1", "--set", "growth=4", "--test-size", 50),
     *("--set", "compile=false"),
 )
@@ -310,6 +311,33 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(
     result = cli(*(resume if (broken / "config.json").exists() else start))
     assert result.exit_code == 0, result.output
     assert_same_run(whole, broken)
+
+
+IMAGES = (
+    *("digits-monotone", "--batch-size", 8, "--set", "scales=[1,1]", "--set", "growth=4"),
+    *("--set", "depth=1", "--set", "dense_blocks=1", "--set", "dense_growth=4", "--test-size", 8),
+    *("--test-draws", 1, "--set", "validation_size=8", "--set", "test_power_iterations=5"),
+    *("--set", "milestones=[]", "--set", "evaluate_every=2", "--log-every", 1),
+)
+
+
+@pytest.mark.usefixtures("few_digits")
+@pytest.mark.parametrize("policy", ["stop", "restore"])
+@pytest.mark.parametrize("compiled", ["false", pytest.param("true", marks=COMPILED)])
+def test_a_run_of_images_that_is_stopped_is_the_same_run(
+    cli: Cli, tmp_path: Path, compiled: str, policy: str
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = (*IMAGES, "--set", f"compile={compiled}", "--set", f"on_failure={policy}")
+    saved = ("--set", "checkpoint_seconds=0.001")
+    assert cli("image", *options, *saved, "--iterations", 5, "--out", whole).exit_code == 0
+    assert cli("image", *options, *saved, "--iterations", 4, "--out", parts).exit_code == 0
+    # As if it had been killed in its fourth step: no summary, no checkpoint of it.
+    (parts / "summary.json").unlink()
+    RunFolder.open(parts).checkpoints.path(4).unlink()
+    resumed = cli("image", "--resume", "--iterations", 5, "--out", parts)
+    assert resumed.exit_code == 0, resumed.output
+    assert_same_run(whole, parts)
 
 
 def test_defaults_of_a_config_need_no_length() -> None:

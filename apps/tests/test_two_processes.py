@@ -11,13 +11,14 @@ import pytest
 import torch
 from flow_apps.errors import ConfigError
 from flow_apps.training import Ranks, RunFolder, Workers, load_checkpoint
-from flow_data import Share
+from flow_data import Share, sample_toy
 from torch import Tensor
 
 Cli = Callable[..., Any]
 Child = Callable[..., int]
 
 TOY = (
+    "2spirals-monotone",
     *("--batch-size", 20, "--set", "blocks=2", "--set", "growth=4", "--test-size", 50),
     *("--set", "compile=false", "--iterations", 6),
 )
@@ -31,8 +32,18 @@ DIGITS = (
     *("--set", "augment=mnist", "--set", "validation_size=20", "--set", "evaluate_every=1"),
 )
 
+CLASSES = (
+    *("--batch-size", 8, "--set", "growth=4", "--set", "depth=1", "--set", "heads.channels=6"),
+    *("--set", "test_batch_size=7", "--set", "test_power_iterations=5", "--iterations", 3),
+    *("--set", "optimizer.name=sgd", "--lr", 0.05, "--set", "augment=crop", "--test-size", 30),
+    *("--set", "validation_size=20", "--set", "evaluate_every=1"),
+)
 
-UNITS = {"toy2d": "nats", "image": "bits_per_dim"}
+
+# Where two singular values lie close together, rounding turns the vectors of either far. Weights
+# feel that little: a learning rate that is wrong by 2 % makes differences of 5e-5 in them.
+SINGULAR_VECTORS = 1e-3
+UNITS = {"toy2d": "nats", "image": "bits_per_dim", "classify": "cross_entropy"}
 
 
 def together(in_child: Child, *arguments: object) -> list[int]:
@@ -67,7 +78,9 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["split"] != "train"]
 
 
-@pytest.mark.parametrize(("experiment", "options"), [("toy2d", TOY), ("image", DIGITS)])
+@pytest.mark.parametrize(
+    ("experiment", "options"), [("toy2d", TOY), ("image", DIGITS), ("classify", CLASSES)]
+)
 def test_training_and_tests_are_those_of_one(
     cli: Cli, in_child: Child, tmp_path: Path, experiment: str, options: Any
 ) -> None:
@@ -77,7 +90,8 @@ def test_training_and_tests_are_those_of_one(
     assert together(in_child, experiment, *options, "--out", two) == [0, 0]
     expected = weights(one)
     for name, value in weights(two).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+        atol = SINGULAR_VECTORS if name.endswith((".v", ".direction")) else 2e-6
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=atol, msg=name)
     for first, second in zip(evaluations(one), evaluations(two), strict=True):
         assert first[unit] == pytest.approx(second[unit], abs=1e-4)
     keys = (f"test_{unit}", "standard_error", f"best_test_{unit}")
@@ -129,6 +143,54 @@ def test_a_test_that_fails_on_one_process_ends_both(
     messages = sorted(path.read_text() for path in tmp_path.glob("child-*.txt"))
     assert any("test: another process failed" in message for message in messages)
     assert any("no memory on the second" in message for message in messages)
+
+
+_SECOND_TURN = json.dumps(
+    [{"name": "sgd", "parameters": ["model.bijection.*concat"], "turn": "second"}]
+)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("--set", "on_failure=skip"),
+        ("--set", "on_failure=skip", "--set", f"further_optimizers={_SECOND_TURN}"),
+        ("--set", "on_failure=restore"),
+    ],
+    ids=["skip", "two turns", "restore"],
+)
+def test_a_step_that_fails_on_one_process_is_taken_back_on_both(
+    cli: Cli,
+    in_child: Child,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choice: tuple[str, ...],
+) -> None:
+    calls = [0]
+
+    def poisoned(*arguments: Any, **options: Any) -> Tensor:
+        points = sample_toy(*arguments, **options)
+        calls[0] += 1
+        if calls[0] in {4, 6}:  # the first call is for initialisation
+            points[7] = float("nan")  # the second process has the odd ones
+        return points
+
+    monkeypatch.setattr("flow_apps.experiments.toy2d.data.sample_toy", poisoned)
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = (*TOY, *choice, "--set", "evaluate_every=2")
+    assert together(in_child, "toy2d", *options, "--out", two) == [0, 0]
+    alone = cli("toy2d", *options, "--out", one)
+    assert alone.exit_code == 0, alone.output
+    expected = weights(one)
+    for name, value in weights(two).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    found, wanted = (figures(run, "summary.json")["failures"] for run in (two, one))
+    assert [f["step"] for f in found] == [f["step"] for f in wanted] == [3, 5]
+    assert [f["went_back_to"] for f in found] == [f["went_back_to"] for f in wanted]
+    assert (
+        "samples [3]; clean the data (sample i of process 1 is number 1 + 2·i"
+        in found[0]["problem"]
+    )
 
 
 def test_a_batch_that_does_not_divide_is_refused(in_child: Child, tmp_path: Path) -> None:

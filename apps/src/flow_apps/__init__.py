@@ -17,10 +17,11 @@ def load_flow(
 ) -> "Flow | Dequantized":
     """The trained distribution of a run, in evaluation mode; its data are not needed.
 
-    Of a fit of a function it is the flow whose bijection is the fit.
+    Of a fit of a function it is the flow whose bijection is the fit; of a hybrid it is the
+    distribution of the images, without the classes, which `load_model` has too.
 
     Args:
-        run_folder: The folder that training wrote.
+        run_folder: The folder that training wrote, or that an import of a published checkpoint did.
         checkpoint: The weights that were best on validation, or the last ones; a run that chooses
             none has its last ones for both.
         device: Where to put it.

@@ -23,3 +23,7 @@ class CheckpointError(AppError):
 
 class TrainingFailure(AppError):
     """A step that produced no usable numbers."""
+
+
+class FailureElsewhere(TrainingFailure):
+    """What the processes tell that only hear of a failure of another one."""

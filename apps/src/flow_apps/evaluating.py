@@ -1,17 +1,15 @@
 """What a trained run is worth: likelihood with standard error, and diagnostics."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from flow_core.diagnostics import Diagnostics
-from flow_data import DataError
 
-from flow_apps.config import apply_overrides
-from flow_apps.config.run import RunConfig
-from flow_apps.errors import ConfigError
 from flow_apps.loading import Choice, LoadedRun, load_run
-from flow_apps.training import Display, Parts, Ranks, Tested, final_workers, ranks
+from flow_apps.own_data import moved, reading_own_data
+from flow_apps.training import Display, Ranks, Tested, final_workers, ranks
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_array, write_json
 from flow_apps.training.randomness import isolated
@@ -46,7 +44,9 @@ def evaluate(path: Path, *, checkpoint: Choice, device: str, data_root: str | No
         display = Display(visible=here.is_first)
         with display.phase("loading"):
             run = load_run(path, checkpoint=checkpoint, device=str(here.device))
-            parts = _parts(run, _moved(run, data_root))
+            config = moved(run, data_root)
+            with reading_own_data():
+                parts = run.builders.parts(config, run.model, frozenset())
         run.say_if_unfinished(display)
         seed = run.config.training.seed
         with torch.no_grad(), solver_failures(run.step, "test"):
@@ -54,34 +54,7 @@ def evaluate(path: Path, *, checkpoint: Choice, device: str, data_root: str | No
                 tested = parts.tests.test(final_workers(here, seed, advance))
             with isolated(here.device, seed, "diagnostics"):
                 diagnostics = parts.tests.diagnose() if here.is_first else None
-    return _written(run, checkpoint, tested, diagnostics, here)
-
-
-def _moved(run: LoadedRun, data_root: str | None) -> RunConfig:
-    """The config with the place where the data are now.
-
-    Raises:
-        ConfigError: If this run has no data on disk.
-    """
-    if data_root is None:
-        return run.config
-    try:
-        return apply_overrides(run.config, {"data_root": data_root})
-    except ConfigError as error:
-        raise ConfigError(f"data_root: a run of {run.experiment.name} reads no data") from error
-
-
-def _parts(run: LoadedRun, config: RunConfig) -> Parts:
-    try:
-        return run.builders.parts(config, run.model, frozenset())
-    except DataError as error:
-        raise DataError(
-            error.subject,
-            error.expected,
-            error.found,
-            f"{error.remedy}; the data of this run are read from there, give their present folder "
-            "as --data-root",
-        ) from error
+    return _written(run, checkpoint, tested, diagnostics, here, about=parts.tests.about())
 
 
 def _written(
@@ -90,6 +63,8 @@ def _written(
     tested: Tested,
     diagnostics: Diagnostics | None,
     here: Ranks,
+    *,
+    about: Mapping[str, object],
 ) -> Evaluation:
     results: dict[str, object] = {"checkpoint": checkpoint, "step": run.step}
     results |= {"repaired": run.repaired, **tested.summary()}
@@ -98,5 +73,5 @@ def _written(
         folder.mkdir(exist_ok=True)
         write_array(folder / f"{tested.name}.npy", tested.values)
         told = {} if diagnostics is None else {"diagnostics": diagnostics.to_dict()}
-        write_json(folder / "evaluation.json", results | told)
+        write_json(folder / "evaluation.json", results | {**about} | told)
     return Evaluation(here.is_first, results, diagnostics)

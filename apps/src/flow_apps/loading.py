@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
+from flow_core.models import HybridModel
 from torch import nn
 
 from flow_apps.config import from_json
@@ -13,15 +14,16 @@ from flow_apps.config.run import RunConfig
 from flow_apps.errors import ConfigError
 from flow_apps.experiments import find_experiment
 from flow_apps.identity import fingerprint
+from flow_apps.importing import is_imported, load_imported
 from flow_apps.registry import Experiment
 from flow_apps.training import (
     Builders,
     Display,
     RunFolder,
+    certify_and_say,
     find_device,
     load_checkpoint,
     load_model,
-    repair_and_say,
     require_state,
 )
 
@@ -51,6 +53,11 @@ class LoadedRun:
     source: Path
     step: int
     repaired: dict[str, float]
+
+    def distribution(self) -> Flow | Dequantized | None:
+        """The model, or what of it is a distribution; None where nothing is."""
+        model = self.model.density if isinstance(self.model, HybridModel) else self.model
+        return model if isinstance(model, Flow | Dequantized) else None
 
     def say_if_unfinished(self, display: Display) -> None:
         """Tell what these weights are worth, where that could be mistaken."""
@@ -96,7 +103,7 @@ def load_run(path: Path, *, checkpoint: Choice = "last", device: str = "cpu") ->
     load_model(model, state, source)
     upkeep, step = builders.upkeep(config, model.eval()), int(state["step"])
     upkeep.prepare_test()
-    repaired = repair_and_say(upkeep, Display())
+    repaired = dict(certify_and_say(upkeep, Display()).repaired)
     return LoadedRun(folder, experiment, builders, config, model, source, step, repaired)
 
 
@@ -104,11 +111,14 @@ def load_flow(
     path: Path, *, checkpoint: Choice = "best", device: str = "cpu"
 ) -> Flow | Dequantized:
     """See `flow_apps.load_flow`."""
+    if is_imported(path):
+        return load_imported(path, device)
     run = load_run(path, checkpoint=checkpoint, device=device)
-    if not isinstance(run.model, Flow | Dequantized):
+    distribution = run.distribution()
+    if distribution is None:
         kind = type(run.model).__name__
         raise ConfigError(
             f"{path} is a run of {run.experiment.name}, whose model is a {kind} and no flow; "
             "flow_apps.load_model loads it"
         )
-    return run.model
+    return distribution

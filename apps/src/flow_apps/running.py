@@ -36,7 +36,7 @@ def train(request: Request) -> bool:
         with display.phase("loading"):
             builders = request.experiment.load()
             config = builders.resolve(request.config)
-            here.share(training.batch_size)
+            here.share(training.batch_size // training.accumulate)
             model = builders.model(config).to(here.device)
             sizes = compiled_sizes(training, here, display)
             parts = builders.parts(config, model, sizes)

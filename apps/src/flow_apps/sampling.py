@@ -1,6 +1,5 @@
-"""Samples of a trained run."""
+"""Samples of a trained run, and real images as it sees them."""
 
-import math
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,51 +15,15 @@ from flow_solvers import BoundMap, Fallback, Solution, Tolerance, default_solver
 from torch import Tensor
 
 from flow_apps.errors import ConfigError, RunFolderError
-from flow_apps.loading import Choice, LoadedRun, load_run
+from flow_apps.loading import LoadedRun, load_run
+from flow_apps.own_data import moved, reading_own_data
 from flow_apps.parts.sampling import draw_samples
+from flow_apps.sample_request import SampleRequest, Sheet
+from flow_apps.sheets import ImageSheets, draw_sheet, write_each
 from flow_apps.training import Display
 from flow_apps.training.failure import solver_failures
 from flow_apps.training.files import write_array
-from flow_apps.training.randomness import isolated
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """What samples are wanted.
-
-    Attributes:
-        count: Number of samples.
-        temperature: Standard deviation of the base distribution.
-        budget: Largest number of evaluations of a solve, or None for exact samples.
-        seed: Of the samples.
-        checkpoint: The last weights, or the best on validation.
-        device: Where to compute.
-        out: Folder for the files; None for `samples/` in the run folder.
-    """
-
-    count: int = 64
-    temperature: float = 1.0
-    budget: int | None = None
-    seed: int = 0
-    checkpoint: Choice = "last"
-    device: str = "cpu"
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigError(f"count: expected a positive integer, got {self.count}")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature: expected a positive number, got {self.temperature}")
-        if self.budget is not None and self.budget < 1:
-            raise ConfigError(f"budget: expected a positive integer, got {self.budget}")
-
-    @property
-    def stem(self) -> str:
-        """File name that says how the samples were made."""
-        budget = "" if self.budget is None else f"_budget{self.budget}"
-        return (
-            f"samples_{self.checkpoint}_n{self.count}_T{self.temperature:g}{budget}_seed{self.seed}"
-        )
+from flow_apps.training.randomness import generator, isolated
 
 
 @dataclass(frozen=True)
@@ -85,41 +48,54 @@ class Sampled(NamedTuple):
     """What was drawn.
 
     Attributes:
-        files: The picture and the samples.
+        files: Of every sheet the picture, its numbers and the folder of single images.
         missed: Solves of single samples that missed their tolerance.
         broken: Samples that are not finite.
         reasons: What broke them, layer by layer.
+        reconstruction_error: Largest difference of a real image and its reconstruction, in [0, 1];
+            None where nothing was reconstructed.
     """
 
     files: list[Path]
     missed: int
     broken: int
     reasons: str
+    reconstruction_error: float | None
 
 
-def sample(path: Path, request: SampleRequest) -> Sampled:
-    """Draw samples of a run into a PNG and a npy file; its data are not needed.
+class _Places(NamedTuple):
+    """Where a sheet goes."""
+
+    picture: Path
+    numbers: Path
+    single: Path | None
+
+
+def draw_sheets(path: Path, request: SampleRequest) -> Sampled:
+    """Draw sheets of a run, each into a PNG and a npy file; only real images need its data.
 
     Raises:
-        AppError: If the run cannot be read or sampled, or the files are there already.
+        AppError: If the run cannot be read or has no such sheets, or the files are there already.
+        DataError: If real images are wanted and missing or damaged.
     """
     display = Display()
     with display.phase("loading"):
         run = load_run(path, checkpoint=request.checkpoint, device=request.device)
     run.say_if_unfinished(display)
     flow = _flow(run)
-    files = _free_paths(request.out or run.folder.path / "samples", request.stem)
+    _require_images(run, request)
+    places = _free_places(request.out or run.folder.path / "samples", request)
+    real = _real_images(run, request)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
     watched = solver_failures(run.step, "sampling")
     with torch.no_grad(), seeded, watched, record(flow) as report:
-        using = _limited(flow, request.budget)
         with display.phase("sampling"):
-            samples = draw_samples(flow, request.count, request.temperature, using)
-        assert run.builders.draw_samples is not None
-        run.builders.draw_samples(samples, files[0])
-    write_array(files[1], samples)
+            contents, error = _contents(run, real, request)
+        for sheet, place in places.items():
+            _write(run, sheet, contents[sheet], place)
     missed = sum(block.failures for block in report.summary().values())
-    return Sampled(files, missed, report.breakage.samples, str(report.breakage))
+    files = [file for place in places.values() for file in place if file is not None]
+    return Sampled(files, missed, report.breakage.samples, str(report.breakage), error)
 
 
 def _flow(run: LoadedRun) -> Flow:
@@ -128,12 +104,78 @@ def _flow(run: LoadedRun) -> Flow:
     Raises:
         ConfigError: If the run has none that is worth sampling.
     """
-    model = run.model.flow if isinstance(run.model, Dequantized) else run.model
-    if run.builders.draw_samples is None or not isinstance(model, Flow):
+    found = run.distribution()
+    if run.builders.draw_samples is None or found is None:
         raise ConfigError(
             f"{run.folder.path} is a run of {run.experiment.name}: there is nothing to sample"
         )
-    return model
+    return found.flow if isinstance(found, Dequantized) else found
+
+
+def _require_images(run: LoadedRun, request: SampleRequest) -> None:
+    """Refuse sheets of images where there are none.
+
+    Raises:
+        ConfigError: With the options that ask for them.
+    """
+    wanted: list[str] = [sheet for sheet in request.sheets if sheet != "samples"]
+    wanted += ["save_each"] if request.save_each else []
+    if wanted and run.builders.images is None:
+        raise ConfigError(
+            f"{', '.join(wanted)}: expected a run with images, {run.folder.path} is a run of "
+            f"{run.experiment.name}; leave that out to draw its samples"
+        )
+
+
+def _real_images(run: LoadedRun, request: SampleRequest) -> Tensor:
+    """Test images, chosen by the seed alone: none of them are read where none are wanted.
+
+    Raises:
+        ConfigError: If there are not so many.
+        DataError: If they cannot be read.
+    """
+    wanted = request.real_images
+    if not wanted or run.builders.images is None:
+        return torch.empty(0, 1, 1, 1, dtype=torch.uint8)
+    config = moved(run, request.data_root)
+    with reading_own_data():
+        images = run.builders.images(config).test
+    if wanted > len(images):
+        raise ConfigError(
+            f"expected at most the {len(images)} test images of this run, {wanted} are wanted; "
+            "give a smaller --count or --pairs, a pair takes two"
+        )
+    draw = generator(request.seed, "real images")
+    return images.take(torch.randperm(len(images), generator=draw)[:wanted])
+
+
+def _contents(
+    run: LoadedRun, real: Tensor, request: SampleRequest
+) -> tuple[dict[Sheet, Tensor], float | None]:
+    """What is on the sheets, and the largest error of a reconstruction."""
+    flow = _flow(run)
+    using = _limited(flow, request.budget)
+    found = run.distribution()
+    if not isinstance(found, Dequantized):
+        samples = draw_samples(flow, request.count, request.temperature, using)
+        contents: dict[Sheet, Tensor] = {"samples": samples}
+        return contents, None
+    sheets = ImageSheets(found, real, request, using)
+    contents = {sheet: sheets.content(sheet) for sheet in request.sheets}
+    return contents, sheets.reconstruction_error()
+
+
+def _write(run: LoadedRun, sheet: Sheet, content: Tensor, places: _Places) -> None:
+    if sheet == "samples":
+        assert run.builders.draw_samples is not None
+        run.builders.draw_samples(content, places.picture)
+    else:
+        draw_sheet(sheet, content, places.picture)
+    write_array(places.numbers, content)
+    if places.single is not None:
+        model = run.distribution()
+        assert isinstance(model, Dequantized)
+        write_each(content, model.levels, places.single)
 
 
 def _limited(flow: Flow, budget: int | None) -> Settings:
@@ -145,12 +187,21 @@ def _limited(flow: Flow, budget: int | None) -> Settings:
     return Settings(solve=replace(own, solver=Budgeted(budget), on_failure="return"))
 
 
-def _free_paths(folder: Path, stem: str) -> list[Path]:
-    files = [folder / f"{stem}.png", folder / f"{stem}.npy"]
-    for file in files:
-        if file.exists():
+def _free_places(folder: Path, request: SampleRequest) -> dict[Sheet, _Places]:
+    """Where every sheet goes.
+
+    Raises:
+        RunFolderError: If something is there already.
+    """
+    found: dict[Sheet, _Places] = {}
+    for sheet in request.sheets:
+        stem = request.stem(sheet)
+        single = folder / stem if request.save_each else None
+        found[sheet] = _Places(folder / f"{stem}.png", folder / f"{stem}.npy", single)
+    for file in (file for places in found.values() for file in places):
+        if file is not None and file.exists():
             raise RunFolderError(
                 f"{file} exists already and is not overwritten; give another --out or --seed"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    return files
+    return found

@@ -2,14 +2,16 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
+import torch.distributed as dist
 from flow_core.bijection import Bijection
 from flow_core.blocks import Implicit, Monotone, Residual, inverse_residual
 from flow_core.combinators import Chain, Invert, Multiscale
@@ -18,12 +20,14 @@ from flow_core.layers import (
     AdditiveCoupling,
     Affine,
     AffineCoupling,
+    CheckerboardCoupling,
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
     HalfRangeSigmoidScale,
     HouseholderMatrix,
     InverseConv2d,
+    Landmark,
     LeakyReLU,
     LearnableLeakyReLU,
     LogitTransform,
@@ -49,7 +53,7 @@ from flow_core.layers import (
     macow_unit,
 )
 from flow_core.layers.convolutions.masked import SIDES, Side
-from flow_core.maps import DenseNet, FeedForwardNet, SandwichNet
+from flow_core.maps import DenseNet, FeedForwardNet, ResidualConditioner, SandwichNet
 from flow_core.settings import Settings, Solve
 from flow_core.views import Frozen
 from flow_solvers import Tolerance
@@ -141,6 +145,18 @@ def conv(channels: int, side: int, context: int | None = None) -> DenseNet:
     return conditioned(net)
 
 
+def entered(features: int) -> DenseNet:
+    return DenseNet(features, growth=4, depth=2, coeff=0.9, entrance=3)
+
+
+def deeply_conditioned(channels: int, side: int) -> DenseNet:
+    conditioner = ResidualConditioner(
+        1, growth=4, depth=2, map_size=(side, side), width=16, inner=16
+    )
+    size = (side, side)
+    return DenseNet(channels, growth=4, depth=2, coeff=0.8, map_size=size, conditioner=conditioner)
+
+
 def plain_image(channels: int, side: int) -> FeedForwardNet:
     return FeedForwardNet(
         channels,
@@ -191,6 +207,7 @@ CASES = [
     Case("permutation", lambda: Permutation([2, 0, 3, 1]), (4, 2)),
     Case("reshape", lambda: Reshape((2, 3), (3, 2, 1)), (2, 3)),
     Case("squeeze", Squeeze, (1, 4, 2)),
+    Case("landmark", lambda: Landmark("middle", (2, 3)), (2, 3)),
     Case("actnorm-bounded", bounded_actnorm, (3,)),
     Case("conv1x1-free", lambda: moved(Conv1x1(3, bias=True)), (3, 2, 2)),
     Case("conv1x1-vector", lambda: moved(Conv1x1(4)), (4,)),
@@ -200,6 +217,16 @@ CASES = [
     Case("coupling-additive", lambda: AdditiveCoupling(torch.nn.Linear(2, 3)), (5,)),
     Case("coupling-vector", lambda: randomized(AffineCoupling.dense(5, 6)), (5,)),
     Case("coupling-image", lambda: randomized(AffineCoupling.convolutional(3, 4)), (3, 3, 2)),
+    Case(
+        "coupling-checkerboard",
+        lambda: randomized(CheckerboardCoupling.convolutional(2, 4, 0)),
+        (2, 2, 3),
+    ),
+    Case(
+        "coupling-checkerboard-odd",
+        lambda: randomized(CheckerboardCoupling.convolutional(1, 4, 1, SigmoidScale())),
+        (1, 3, 2),
+    ),
     Case(
         "coupling-sigmoid",
         lambda: randomized(AffineCoupling.dense(4, 5, SigmoidScale(epsilon=0.1))),
@@ -278,9 +305,17 @@ CASES = [
     Case("inverse-residual-2d", lambda: inverse_residual(dense(2)), (2,)),
     Case("monotone-1d", lambda: Monotone(dense(1)), (1,)),
     Case("monotone-2d", lambda: Monotone(dense(2)), (2,)),
+    Case("monotone-entrance-2d", lambda: Monotone(entered(2)), (2,)),
+    Case("monotone-entrance-6d", lambda: Monotone(entered(6)), (6,)),
     Case("monotone-5d", lambda: Monotone(feedforward(5)), (5,)),
     Case("monotone-context", lambda: Monotone(dense(2, 3)), (2,), (3,)),
     Case("monotone-image-context", lambda: Monotone(conv(1, 2, context=2)), (1, 2, 2), (2, 2, 2)),
+    Case(
+        "monotone-deep-context",
+        lambda: Monotone(deeply_conditioned(2, 2)),
+        (2, 2, 2),
+        (1, 2, 2),
+    ),
     Case("residual-sandwich", lambda: Residual(sandwich(5)), (5,)),
     Case("monotone-sandwich", lambda: Monotone(sandwich(2, 3)), (2,), (3,)),
     Case("implicit-sandwich", lambda: Implicit(sandwich(3), sandwich(3)), (3,)),
@@ -406,3 +441,10 @@ def context(case: Case, dtype: torch.dtype, device: torch.device) -> Tensor | No
     generator = torch.Generator().manual_seed(2)
     value = torch.randn((BATCH, *case.context), generator=generator, dtype=torch.float64)
     return value.to(device=device, dtype=dtype)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Generator[None]:
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/store")
+    yield
+    dist.destroy_process_group()

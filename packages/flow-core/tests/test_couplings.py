@@ -18,6 +18,7 @@ from flow_core.layers import (
     Permutation,
     ScaleFunction,
     SigmoidScale,
+    UpperHalfSigmoidScale,
 )
 from torch import Tensor
 from torch._ops import OpOverload
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SCALES: list[tuple[ScaleFunction, float, float]] = [
     (SigmoidScale(), 0.0, 1.0),
     (SigmoidScale(epsilon=0.25), 0.25, 1.25),
+    (UpperHalfSigmoidScale(), 0.5, 1.0),
     (HalfRangeSigmoidScale(0.3), 0.3, 1.7),
     (BoundedExpScale(), math.exp(-2), math.exp(2)),
     (BoundedExpScale(bound=math.log(3), slope=math.log(3)), 1 / 3, 3.0),
@@ -36,6 +38,8 @@ def formula(scale: ScaleFunction, raw: Tensor) -> Tensor:
     """The scales as the papers write them."""
     if isinstance(scale, SigmoidScale):
         return torch.sigmoid(raw + scale.shift) + scale.epsilon
+    if isinstance(scale, UpperHalfSigmoidScale):
+        return 0.5 * torch.sigmoid(raw + scale.shift) + 0.5
     if isinstance(scale, HalfRangeSigmoidScale):
         return (2 * torch.sigmoid(raw) - 1) * (1 - scale.epsilon) + 1
     assert isinstance(scale, BoundedExpScale)

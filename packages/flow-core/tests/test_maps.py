@@ -2,23 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from inspect import unwrap
 from typing import Any, cast
 
 import pytest
 import torch
-from flow_core.bijection import Bijection
-from flow_core.blocks import Implicit, Monotone, Residual
-from flow_core.combinators import Chain
+from flow_core.blocks import Monotone, Residual
 from flow_core.lipschitz import LipschitzLayer, LipSwish, update_lipschitz
 from flow_core.maps import (
+    Activated,
     BoundNet,
     DenseLinearization,
     DenseNet,
     FeedForwardNet,
     LipschitzMap,
+    ResidualConditioner,
 )
-from flow_core.maps.conditioner import Conditioner
 from flow_core.maps.effective import concatenation
 from flow_core.settings import Settings
 from flow_logdet import Fixed, Krylov, Recompute
@@ -36,6 +34,11 @@ def _vectors(dim: int, context: int | None = None) -> tuple[Tensor, Tensor | Non
 def _images(channels: int, context: int | None = None) -> tuple[Tensor, Tensor | None]:
     c = None if context is None else torch.randn(3, context, 3, 4)
     return torch.randn(3, channels, 3, 4), c
+
+
+def _deeply_conditioned() -> DenseNet:
+    conditioner = ResidualConditioner(2, growth=8, depth=3, map_size=(3, 4), width=16, inner=32)
+    return DenseNet(3, map_size=(3, 4), growth=8, conditioner=conditioner)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -67,6 +70,33 @@ CASES: dict[str, Callable[[], Case]] = {
     "plain-image-maxmin": lambda: (
         FeedForwardNet(
             2, [8, 8], activation="maxmin", kernels=[3, 1, 3], map_size=(3, 4), preact=True
+        ),
+        *_images(2),
+    ),
+    "plain-dropout": lambda: (FeedForwardNet(5, [10, 8], dropout=0.25).eval(), *_vectors(5)),
+    "dense-2d-entrance": lambda: (DenseNet(2, growth=6, entrance=3), *_vectors(2)),
+    "dense-7d-entrance": lambda: (
+        DenseNet(7, growth=6, entrance=3, context_features=2),
+        *_vectors(7, 2),
+    ),
+    "dense-image-entrance": lambda: (
+        DenseNet(3, map_size=(3, 4), growth=8, entrance=2),
+        *_images(3),
+    ),
+    "dense-image-deep-context": lambda: (_deeply_conditioned(), *_images(3, 2)),
+    "plain-without-bias": lambda: (
+        FeedForwardNet(2, [8], activation="elu", kernels=[3, 3], map_size=(3, 4), bias=False),
+        *_images(2),
+    ),
+    "activated": lambda: (
+        Activated(FeedForwardNet(3, [10], activation="lipswish", context_features=2), "lipswish"),
+        *_vectors(3, 2),
+    ),
+    "activated-2d": lambda: (Activated(FeedForwardNet(2, [10], bias=False), "tanh"), *_vectors(2)),
+    "activated-image": lambda: (
+        Activated(
+            FeedForwardNet(2, [8], activation="elu", kernels=[3, 3], map_size=(3, 4), bias=False),
+            "softplus",
         ),
         *_images(2),
     ),
@@ -287,25 +317,6 @@ def test_bad_sizes_are_refused(build: Callable[[], LipschitzMap], message: str) 
         build()
 
 
-@pytest.mark.parametrize("make", [DenseNet, partial(FeedForwardNet, hidden=[4])])
-def test_a_missing_context_is_refused_and_others_may_need_none(
-    make: Callable[..., LipschitzMap],
-) -> None:
-    x, context = torch.randn(3, 2), torch.randn(3, 5)
-    needs, needs_none = make(2, context_features=5), make(2)
-    message = r"Net: expected a context of shape \(batch, 5\) and .* got None"
-    with pytest.raises(ValueError, match=message):
-        needs.bind()
-    assert needs.uses_context
-    assert not needs_none.uses_context
-    chain = Chain([Residual(needs), Residual(needs_none)])
-    assert torch.equal(chain.transform(x, context=context), chain.transform(x, context=context))
-    with pytest.raises(ValueError, match="Chain: expected a context, got None"):
-        chain.transform(x)
-    with pytest.raises(ValueError, match="Residual: expected no context"):
-        Residual(needs_none).transform(x, context=context)
-
-
 @pytest.mark.parametrize("graph", [True, False])
 def test_ensembles_and_contexts_are_vectorised(graph: bool) -> None:
     torch.manual_seed(0)
@@ -333,10 +344,6 @@ def test_parameter_counts_of_the_paper(activation: str) -> None:
     assert sum(p.numel() for p in fit.parameters()) == 50_186
 
 
-def _implicit(g: LipschitzMap) -> Implicit:
-    return Implicit(g, g)
-
-
 @pytest.mark.parametrize("block", [Residual, Monotone])
 def test_a_block_refuses_what_its_map_is_not_made_for(
     block: type[Residual] | type[Monotone],
@@ -347,34 +354,6 @@ def test_a_block_refuses_what_its_map_is_not_made_for(
     vector = block(DenseNet(2, growth=2, depth=1, context_features=1))
     with pytest.raises(ValueError, match=r"expected y of shape \(batch, 2\), got \(2,\)"):
         vector.inverse(torch.zeros(2), context=torch.zeros(2, 1))
-
-
-@pytest.mark.parametrize("block", [Residual, Monotone, _implicit])
-@pytest.mark.parametrize("map_size", [None, (3, 2)])
-def test_a_block_refuses_contexts_that_its_map_is_not_made_for(
-    block: Callable[[LipschitzMap], Bijection], map_size: tuple[int, int] | None
-) -> None:
-    pixels = map_size or ()
-    net = DenseNet(1, growth=2, depth=1, context_features=2, map_size=map_size)
-    made = block(net)
-    x, right = torch.randn(4, 1, *pixels), torch.randn(4, 2, *pixels)
-    wrong = [torch.randn(4, 3, *pixels), right[..., None], torch.randn(4, 2, 5, 5)]
-    for method in (made.transform, made.inverse, made.forward, made.inverse_and_log_det):
-        assert all(torch.isfinite(t).all() for t in method(x, context=right))
-        assert all(torch.isfinite(t).all() for t in method(x, context=right.half()))
-        for context in wrong:
-            with pytest.raises(ValueError, match="expected a context of shape "):
-                method(x, context=context)
-        with pytest.raises(ValueError, match=r"expected a context of torch\.float32, as x, got"):
-            method(x, context=right.double())
-        with pytest.raises(ValueError, match=r"expected x of torch\.float32, as the weights, got"):
-            method(x.double(), context=right)
-    for context in (right[:1], right.sum(), right[0]):
-        with pytest.raises(ValueError, match="context for each of the 4 samples"):
-            made.transform(x, context=context)
-    # What the type annotations exclude already, which only the tests look at.
-    with pytest.raises(ValueError, match=r"got torch\.int64; convert it"):
-        unwrap(Conditioner.features)(net.conditioner, right.long())
 
 
 def test_recomputed_log_dets_serve_blocks_of_small_dimension() -> None:
@@ -411,3 +390,55 @@ def test_a_layer_may_have_a_coefficient_of_its_own() -> None:
     jacobian = net.bind().linearize(torch.randn(50, 2)).jacobian().detach()
     assert net.certificate() < 0.1
     assert float(torch.linalg.matrix_norm(jacobian, 2).max()) <= net.certificate()
+
+
+def test_dropout_leaves_channels_out_and_keeps_the_bound() -> None:
+    torch.manual_seed(0)
+    net = FeedForwardNet(40, [200], dropout=0.25).double()
+    update_lipschitz(net, 50)
+    whole = cast(LipschitzLayer, net.layers[-1]).effective()[0]
+    kept = [(net.bind_weights().weights[-1] != 0).any(0) for _ in range(20)]
+    shares = [float(k.double().mean()) for k in kept]
+    assert sum(shares) / 20 == pytest.approx(0.75, abs=0.03)
+    assert not torch.equal(kept[0], kept[1])
+    left = net.bind_weights().weights[-1]
+    assert bool(((left == whole) | (left == 0)).all())
+    tested = net.eval().bind_weights().weights[-1]
+    torch.testing.assert_close(tested, 0.75 * whole)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FeedForwardNet(2, [4], dropout=1.0), r"expected dropout in \[0, 1\), got 1.0"),
+        (lambda: DenseNet(2, entrance=0), "expected entrance to be at least 1, got 0"),
+        (
+            lambda: ResidualConditioner(1, growth=4, depth=1, map_size=(2, 2), width=20),
+            "width: expected a multiple of 16, got 20",
+        ),
+        (
+            lambda: DenseNet(
+                1,
+                growth=4,
+                depth=1,
+                map_size=(2, 2),
+                context_features=1,
+                conditioner=ResidualConditioner(1, growth=4, depth=1, map_size=(2, 2)),
+            ),
+            "expected context_features or a conditioner, got both",
+        ),
+        (
+            lambda: DenseNet(
+                1,
+                growth=6,
+                depth=1,
+                map_size=(2, 2),
+                conditioner=ResidualConditioner(1, growth=4, depth=1, map_size=(2, 2)),
+            ),
+            "expected a conditioner of growth 6 and depth 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_net_is_refused(build: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

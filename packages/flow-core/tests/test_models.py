@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import jaxtyping
 import pytest
 import torch
-from flow_core.blocks import FixedPointBlock, Monotone
+from flow_core.blocks import FixedPointBlock, Implicit, Monotone
 from flow_core.combinators import Chain, Multiscale
 from flow_core.distributions import Flow
 from flow_core.initialization import initialize
@@ -26,6 +26,7 @@ from flow_core.layers import (
     Squeeze,
 )
 from flow_core.lipschitz import update_lipschitz
+from flow_core.maps import FeedForwardNet
 from flow_core.models import ContractiveConfig, FlowConfig, image_flow
 from flow_core.models.config import ActivationName, Block, CouplingKind, Linear, Mixing, ScaleName
 from flow_core.settings import Settings, Solve
@@ -107,9 +108,22 @@ def test_log_prob_counts_every_log_det_once(config: FlowConfig) -> None:
     [
         {},
         {"block": "residual", "alpha": 0.0, "dense_blocks": 0},
+        {"block": "implicit"},
+        {"block": "implicit", "net": "feedforward", "width": 6, "kernels": (3, 1)},
         {"factor_out": True},
         {"factor_out": True, "squeeze_first": True, "dense_blocks": 0},
         {"squeeze_first": True, "activation": "clipswish"},
+        {"dense_entrance": 3, "actnorm": False},
+        {"net": "feedforward", "activation": "lipswish", "width": 6, "kernels": (3, 1)},
+        {
+            "net": "feedforward",
+            "activation": "clipswish",
+            "dense_width": 4,
+            "dropout": 0.5,
+            "depth": 2,
+        },
+        {"block": "coupling", "scales": (2, 4), "dense_blocks": 2, "width": 4, "dense_width": 3},
+        {"block": "coupling", "factor_out": True, "scales": (1, 5), "width": 4},
     ],
     ids=str,
 )
@@ -132,6 +146,18 @@ def test_where_squeezes_lie_and_what_leaves() -> None:
     assert kinds[0] == [Squeeze, ActNorm, Monotone, ActNorm, Squeeze]
     assert kinds[1] == [Monotone, ActNorm, Squeeze]
     assert kinds[2] == [Monotone, ActNorm, Reshape, Monotone, ActNorm, Reshape]
+
+
+def test_implicit_blocks_have_two_maps_of_their_own() -> None:
+    flow = image_flow(replace(FEW, block="implicit", net="feedforward", kernels=(3, 1)), SHAPE)
+    blocks = [m for m in flow.modules() if isinstance(m, Implicit)]
+    assert len(blocks) == 3
+    for block in blocks:
+        own = {id(p) for p in block.g_x.parameters()}
+        assert own
+        assert own.isdisjoint(id(p) for p in block.g_z.parameters())
+    maps = [cast(FeedForwardNet, m) for b in blocks for m in (b.g_x, b.g_z)]
+    assert [m.preact is None for m in maps] == [True, True, False, False, False, False]
 
 
 def test_blocks_solve_as_they_are_told() -> None:
@@ -214,6 +240,13 @@ def test_bad_configs_are_refused(
         ({"alpha": 0.5}, r"alpha: expected in \[0, 0.5\), got 0.5"),
         ({"alpha": math.nan}, r"alpha: expected in \[0, 0.5\), got nan"),
         ({"coeff": 1.0}, "coeff: expected between 0 and 1, exclusive, got 1.0"),
+        ({"dense_entrance": 0}, "dense_entrance: expected a positive integer, got 0"),
+        (
+            {"net": "feedforward", "depth": 1},
+            r"kernels: expected depth \+ 1 = 2 sizes, got \(3, 1, 3\)",
+        ),
+        ({"dropout": 0.1}, "dropout: expected 0, only feedforward nets have it, not dense"),
+        ({"net": "feedforward", "dropout": 1.0}, r"dropout: expected in \[0, 1\)"),
         ({"concat_bound": 1.5}, r"concat_bound: expected in \(0, 1\], got 1.5"),
     ],
 )
@@ -241,7 +274,9 @@ def test_words_without_a_meaning_are_refused_by_name(
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         FlowConfig(**{field: value})
-    with pytest.raises(ValueError, match="block: expected one of monotone, residual, got 'zzz'"):
+    with pytest.raises(
+        ValueError, match="block: expected one of monotone, residual, implicit, coupling, got 'zzz'"
+    ):
         ContractiveConfig(block=cast(Block, "zzz"))
 
 

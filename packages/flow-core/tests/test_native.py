@@ -246,3 +246,29 @@ def test_code_that_gives_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(POINTWISE, "exp", "2 * exp{f}({self})")
     with pytest.raises(UnsupportedError, match="gives other numbers"):
         compile_run(lambda t: [t[0].exp()], [torch.randn(5)])
+
+
+def circular(t: Sequence[Tensor]) -> list[Tensor]:
+    return [t[0].sin(), t[0].cos()]
+
+
+@pytest.mark.parametrize("end", [3.0, 100.0, 8192.0])
+def test_sines_and_cosines_are_within_two_roundings(end: float) -> None:
+    angles = torch.linspace(-end, end, 40_001)
+    for found, expected in zip(
+        compile_run(circular, [angles])([angles]), circular([angles.double()]), strict=True
+    ):
+        assert (found.double() - expected).abs().max() < 2 * torch.finfo(torch.float32).eps
+
+
+def test_sines_of_far_numbers_are_those_of_the_library() -> None:
+    """Also where only a batch after the first, which is checked, has such numbers."""
+    near, far = torch.randn(64), torch.logspace(0, 38, 64)
+    program = compile_run(circular, [near])
+    for found, expected in zip(program([far]), circular([far.double()]), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=0.0, atol=1.5e-7)
+
+
+def test_sines_in_place_of_far_numbers_are_taken_once() -> None:
+    far = torch.logspace(0, 38, 64)
+    agree(lambda t: [(t[0] + 0).sin_(), (2 * t[0]).cos_().sin_()], [far])

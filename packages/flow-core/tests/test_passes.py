@@ -3,19 +3,19 @@
 import pickle
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from inspect import unwrap
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-import torch.distributed as dist
 from flow_core import (
     ActNorm,
     Affine,
     Bijection,
     Chain,
+    Checkpointed,
     Conv1x1,
     DenseNet,
     Dequantized,
@@ -23,10 +23,12 @@ from flow_core import (
     Flow,
     Implicit,
     Invert,
+    MemoryPolicy,
     Monotone,
     Multiscale,
     Pass,
     Residual,
+    Reversible,
     SelfNormConv2d,
     SelfNormLinear,
     Settings,
@@ -138,6 +140,32 @@ def test_what_is_recomputed_is_what_was_computed(name: str, estimator: str, part
 
     found, expected = (outcome(chain, x, partial(run, recompute=r)) for r in (True, False))
     assert_same(found, expected, solved=name in SOLVED)
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [("2-d", "default"), *(("6-d", name) for name in ESTIMATORS), ("images", "krylov")],
+)
+@pytest.mark.parametrize(
+    ("direction", "memory"),
+    [
+        ("transform", Checkpointed(2)),
+        ("transform", Reversible(tolerance=1e-10)),
+        ("inverse", Reversible(tolerance=1e-10)),
+    ],
+    ids=["kept inputs", "kept output", "kept output of the inverse"],
+)
+def test_what_is_not_kept_is_what_was_computed(
+    name: str, estimator: str, memory: MemoryPolicy, direction: str
+) -> None:
+    chain, x = chain_and_point(name)
+    model = Invert(chain) if direction == "inverse" else chain
+    plain = Settings(estimator=ESTIMATORS[estimator], solve=PRECISE)
+    found, expected = (
+        outcome(chain, x, partial(model, using=using))
+        for using in (replace(plain, memory=memory), plain)
+    )
+    assert_same(found, expected, solved=True)
 
 
 @pytest.mark.parametrize("part", ["surrogate", "chain"])
@@ -364,14 +392,7 @@ def test_a_split_prior_replaces_the_context_for_what_is_below() -> None:
 # Sharding
 
 
-@pytest.fixture
-def _process(tmp_path: Path) -> Any:
-    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path}/store")
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("_process")
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.filterwarnings("ignore")
 def test_sharded_layers_bind_themselves() -> None:
     from torch.distributed.fsdp import fully_shard  # noqa: PLC0415  # imports Dynamo
@@ -391,7 +412,7 @@ def test_sharded_layers_bind_themselves() -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.usefixtures("_process")
+@pytest.mark.usefixtures("one_process")
 def test_distributed_data_parallel_sees_every_gradient() -> None:
     chain, x = chain_and_point("2-d")
     expected = outcome(chain, x, chain)

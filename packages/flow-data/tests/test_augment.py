@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from flow_data import augment_cifar, augment_mnist, random_flip, random_shift
+from flow_data import augment_cifar, augment_crops, augment_mnist, random_flip, random_shift
 from flow_data.augment import Edge
 from torch import Tensor
 from torch.nn.functional import pad
@@ -74,7 +74,7 @@ def test_images_need_not_be_square() -> None:
     assert len(found) > 20
 
 
-@pytest.mark.parametrize("augment", [augment_mnist, augment_cifar, random_flip])
+@pytest.mark.parametrize("augment", [augment_mnist, augment_cifar, augment_crops, random_flip])
 def test_the_generator_decides(augment: Augment) -> None:
     images = random_images()
     before = images.clone()
@@ -98,6 +98,9 @@ def test_the_presets() -> None:
         which(shifted, image, 1, "reflect")
     for shifted, image in zip(augment_cifar(colours, generator()), colours, strict=True):
         candidates = crops(image, 1, "replicate") + crops(image.flip(-1), 1, "replicate")
+        assert sum(torch.equal(shifted, candidate) for candidate in candidates) == 1
+    for shifted, image in zip(augment_crops(colours, generator()), colours, strict=True):
+        candidates = crops(image, 4, "reflect") + crops(image.flip(-1), 4, "reflect")
         assert sum(torch.equal(shifted, candidate) for candidate in candidates) == 1
 
 

@@ -68,7 +68,7 @@ def test_exact_on_images_and_on_scalars(dense_map: MapMaker, kind: Kind) -> None
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_exact_is_differentiable_twice(dense_map: MapMaker, channels: int, kind: Kind) -> None:
     bound = dense_map(channels, growth=2, depth=1)
     w = torch.randn(2, channels, dtype=torch.float64, requires_grad=True)
@@ -148,3 +148,54 @@ class LinearPerSample:
 
     def with_tensors(self, tensors: object) -> "LinearPerSample":
         raise NotImplementedError
+
+
+def shaped(batch: int, dim: int) -> Tensor:
+    source = torch.Generator().manual_seed(dim)
+    return torch.randn(batch, dim, dim, generator=source, dtype=torch.float64)
+
+
+def hard(shape: str, dim: int) -> Tensor:
+    """Matrices of norm .99."""
+    raw = shaped(64, dim)
+    rotation: Tensor = torch.linalg.qr(raw).Q
+    if shape == "turning":
+        return 0.99 * rotation
+    symmetric = raw @ raw.mT if shape == "definite" else raw + raw.mT
+    sizes: Tensor = torch.linalg.matrix_norm(symmetric, 2, keepdim=True)
+    return -0.99 * symmetric / sizes
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("shape", ["turning", "definite", "symmetric"])
+@pytest.mark.parametrize("dim", [13, 43])
+def test_digits_near_the_largest_norm(kind: Kind, shape: str, dim: int) -> None:
+    """In float32, of values and of gradients, where I + J and I - J are nearly singular."""
+    matrices = hard(shape, dim).requires_grad_()
+    expected = oracle(matrices, kind)
+    slope: Tensor = torch.autograd.grad(expected.sum(), matrices)[0]
+    single = matrices.detach().float().requires_grad_()
+    found = exact(LinearPerSample(single), single.new_zeros(64, dim), kind).value
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=5e-5)
+    gradient: Tensor = torch.autograd.grad(found.sum(), single)[0]
+    missed = (gradient - slope).flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1)
+    assert missed.max() < 2e-5
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_derivatives_by_the_matrices(kind: Kind) -> None:
+    """Both modes, of first, second and third order, of matrices that are no contractions too."""
+    matrices = shaped(2, 4).requires_grad_()
+    point = matrices.new_zeros(2, 4)
+
+    def value(matrices: Tensor) -> Tensor:
+        return exact(LinearPerSample(matrices), point, kind).value
+
+    def curvature(matrices: Tensor) -> Tensor:
+        first: Tensor = torch.autograd.grad(value(matrices).sum(), matrices, create_graph=True)[0]
+        second: Tensor = torch.autograd.grad(first.square().sum(), matrices, create_graph=True)[0]
+        return second
+
+    assert gradcheck(value, (matrices,), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(value, (matrices,), check_fwd_over_rev=True)
+    assert gradcheck(curvature, (matrices,))

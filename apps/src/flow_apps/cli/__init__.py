@@ -4,8 +4,10 @@ Everything heavy is imported by the command that needs it, so that help, lists a
 are had at once.
 """
 
+from flow_apps.cli.data import data
+from flow_apps.cli.importing import import_published
 from flow_apps.cli.listing import add_listing
-from flow_apps.cli.results import evaluate, sample
+from flow_apps.cli.results import evaluate, sample, stability
 from flow_apps.cli.training import add_training, new_app
 
 app = new_app()
@@ -13,5 +15,8 @@ add_training(app)
 add_listing(app)
 app.command()(evaluate)
 app.command()(sample)
+app.command()(stability)
+app.command("import")(import_published)
+app.add_typer(data, name="data")
 
-__all__ = ["app", "evaluate", "sample"]
+__all__ = ["app", "data", "evaluate", "import_published", "sample", "stability"]

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from flow_apps.config.checks import require, require_counts
 
-BlockName: TypeAlias = Literal["monotone", "residual"]
+BlockName: TypeAlias = Literal["monotone", "residual", "implicit"]
 SpectralName: TypeAlias = Literal["golub-kahan", "power"]
 
 

@@ -10,6 +10,7 @@ EstimatorName: TypeAlias = Literal[
     "default",
     "exact",
     "krylov",
+    "one-probe",
     "brute-force",
     "residual-flow-training",
     "residual-flow-training-long",
@@ -21,7 +22,9 @@ EstimatorName: TypeAlias = Literal[
 ]
 # Those with random probes: the gradient of the others needs the graph.
 _WITHOUT_GRAPH = tuple(
-    name for name in get_args(EstimatorName) if name not in ("default", "exact", "brute-force")
+    name
+    for name in get_args(EstimatorName)
+    if name not in ("default", "exact", "one-probe", "brute-force")
 )
 
 
@@ -32,12 +35,15 @@ class EstimatorConfig:
     Attributes:
         train: In training. default: exact up to 16 dimensions, above an unbiased estimate.
         test: In tests. default: exact up to 64 dimensions, above Krylov with diluted probes.
+        validation: While training goes on. one-probe: exact up to 64 dimensions, above one probe
+            with as many products as it needs; its noise is in the standard error over samples.
         recompute: Whether training keeps no graph of log-determinants and computes one pass again
             in the backward pass; for estimators with random probes.
     """
 
     train: EstimatorName = "default"
     test: EstimatorName = "default"
+    validation: EstimatorName = "one-probe"
     recompute: bool = field(
         default=False, metadata=only_with(("train", _WITHOUT_GRAPH), otherwise=False)
     )

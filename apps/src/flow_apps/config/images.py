@@ -18,7 +18,7 @@ ImageData: TypeAlias = Literal[
     "npz",
     "folder",
 ]
-Augmentation: TypeAlias = Literal["none", "mnist", "cifar"]
+Augmentation: TypeAlias = Literal["none", "flip", "mnist", "cifar", "crop"]
 ImageShape: TypeAlias = tuple[int, int, int]
 
 _SHAPES: dict[ImageData, ImageShape] = {
@@ -30,8 +30,18 @@ _SHAPES: dict[ImageData, ImageShape] = {
     "imagenet32": (3, 32, 32),
     "imagenet64": (3, 64, 64),
 }
+_CLASSES: dict[ImageData, int] = {
+    "digits": 10,
+    "mnist": 10,
+    "fashion_mnist": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagenet32": 1000,
+    "imagenet64": 1000,
+}
 _LEVELS_OF_DIGITS = 17
-_OTHERS_THAN_DIGITS = [name for name in get_args(ImageData) if name != "digits"]
+_OTHERS_THAN_DIGITS = tuple(name for name in get_args(ImageData) if name != "digits")
+_WITHOUT_VALIDATION = tuple(name for name in _OTHERS_THAN_DIGITS if name != "celeba")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,35 +60,39 @@ class ImagesConfig:
         augment: How training images are changed.
         held_out: Training images that are kept for validation, drawn once; sets with a validation
             part of their own do not need it.
-        validation_size: At most that many validation images, the first, tell during training how
-            good it is.
-        test_size: At most that many test images, the first, are tested in the end.
-        test_draws: Draws of the dequantisation noise in the final test.
+        validation_size: At most that many validation images, spread over all of them, tell during
+            training how good it is.
+        test_size: At most that many test images, spread likewise, are tested in the end.
+        test_draws: Draws of the dequantisation noise in the final test: what is told of an image is
+            their mean.
+        importance_samples: Samples of the noise in every such draw: with more than one it is the
+            tighter bound of importance weighting (Burda et al. 2016).
         test_batch_size: Images at a time in tests.
         evaluate_train: Whether training images, as many, are tested like the validation images.
     """
 
     data: ImageData = "digits"
-    data_root: str = "data"
+    data_root: str = field(default="data", metadata=only_with(("data", _OTHERS_THAN_DIGITS)))
     shape: ImageShape | None = field(
         default=None, metadata=only_with(("data", ("npz", "folder")), otherwise=None)
     )
-    side: Literal[32, 64, 128] = 64
-    variant: Literal["pixelrnn", "chrabaszcz"] = "pixelrnn"
-    n_bits: int = field(
-        default=8, metadata=only_with(("data", tuple(_OTHERS_THAN_DIGITS)), otherwise=8)
+    side: Literal[32, 64, 128] = field(default=64, metadata=only_with(("data", ("celeba",))))
+    variant: Literal["pixelrnn", "chrabaszcz"] = field(
+        default="pixelrnn", metadata=only_with(("data", ("imagenet32", "imagenet64")))
     )
+    n_bits: int = field(default=8, metadata=only_with(("data", _OTHERS_THAN_DIGITS), otherwise=8))
     augment: Augmentation = "none"
-    held_out: int = 5000
+    held_out: int = field(default=5000, metadata=only_with(("data", _WITHOUT_VALIDATION)))
     validation_size: int = 500
     test_size: int = 10_000
     test_draws: int = 20
+    importance_samples: int = 1
     test_batch_size: int = 200
     evaluate_train: bool = False
 
     def __post_init__(self) -> None:
         sizes = ("held_out", "validation_size", "test_size", "test_draws", "test_batch_size")
-        require_counts(self, *sizes, most=10**9)
+        require_counts(self, *sizes, "importance_samples", most=10**9)
         require(1 <= self.n_bits <= 8, f"n_bits: expected 1 to 8, got {self.n_bits}")
         require_spread(self.test_size)
         digits = self.data == "digits" and self.n_bits < 8
@@ -107,6 +121,11 @@ class ImagesConfig:
         require(shape is not None, f"shape: expected [channels, height, width] of {self.data}")
         assert shape is not None
         return shape
+
+    @property
+    def known_classes(self) -> int | None:
+        """Number of classes as far as the name of the set tells it."""
+        return _CLASSES.get(self.data)
 
     @property
     def levels(self) -> int:

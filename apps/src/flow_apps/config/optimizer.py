@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from flow_apps.config.checks import require, require_counts
-from flow_apps.config.neighbours import only_with
+from flow_apps.config.neighbours import reset_with
 
 OptimizerName: TypeAlias = Literal[
     "adam",
@@ -90,7 +90,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     options: Mapping[str, object] = field(
-        default_factory=dict[str, object], metadata=only_with(("name", ()), otherwise={})
+        default_factory=dict[str, object], metadata=reset_with("name", otherwise={})
     )
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parameters: tuple[str, ...] = ()

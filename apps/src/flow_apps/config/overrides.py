@@ -1,6 +1,7 @@
 """Single fields of a config set from the command line.
 
-A key is a path like `training.batch_size`, or only the end of one where that is unique.
+A key is a path like `training.batch_size`, or only the end of one where that is unique and no
+whole path: `width` is the field of the config itself, though one in it has a `width` too.
 """
 
 import json
@@ -9,7 +10,7 @@ from typing import cast
 
 from flow_apps.config.checks import suggestion
 from flow_apps.config.codec import Config, from_json, to_json
-from flow_apps.config.neighbours import move_with_neighbours
+from flow_apps.config.neighbours import move_with_neighbours, require_effect
 from flow_apps.errors import ConfigError
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -22,7 +23,7 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
 
     Raises:
         ConfigError: If a key is unknown (similar ones are suggested), if it could mean several
-            fields, or if a value has the wrong type.
+            fields, if a value has the wrong type, or if it has no effect beside the others.
     """
     values = to_json(config)
     paths = _paths(values)
@@ -38,7 +39,9 @@ def apply_overrides(config: Config, overrides: Mapping[str, object]) -> Config:
             changed.add(key_in_full)
         target[name] = value
     move_with_neighbours(type(config), values, given, changed)
-    return from_json(type(config), values)
+    made = from_json(type(config), values)
+    require_effect(type(config), to_json(made), given)
+    return made
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
@@ -98,6 +101,9 @@ def _resolve(key: str, paths: Mapping[str, list[tuple[str, ...]]]) -> tuple[str,
         known = sorted({path[-1] for found in paths.values() for path in found})
         hint = suggestion(key, list(paths)) or f"; known: {', '.join(known)}"
         raise ConfigError(f"unknown config key {key!r}{hint}")
+    whole = tuple(key.split("."))
+    if whole in found:
+        return whole
     if len(found) > 1:
         options = ", ".join(".".join(path) for path in found)
         raise ConfigError(f"{key} could mean {options}; write one of these")

@@ -1,6 +1,7 @@
 """The sets of images that configs name, read and divided."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,8 +14,10 @@ from flow_data import (
     ImageSplits,
     Share,
     augment_cifar,
+    augment_crops,
     augment_mnist,
     digits_splits,
+    image_classes,
     load_celeba,
     load_cifar10,
     load_cifar100,
@@ -24,6 +27,7 @@ from flow_data import (
     load_imagenet,
     load_mnist,
     load_npz_images,
+    random_flip,
     split_images,
 )
 from torch import Tensor
@@ -32,7 +36,6 @@ from flow_apps.config.images import Augmentation, ImageData, ImagesConfig
 from flow_apps.errors import ConfigError
 
 
-@lru_cache(maxsize=1)
 def load_images(config: ImagesConfig) -> ImageSplits:
     """The parts of the set of images; the last ones that were asked for are kept.
 
@@ -40,9 +43,17 @@ def load_images(config: ImagesConfig) -> ImageSplits:
         DataError: If the files are not there or not what they should be.
         ConfigError: If the set cannot be used like that.
     """
+    # The shape is what the files tell: a config that knows it by now asks for the same images.
+    parts = images_as_read(replace(config, shape=None))
+    _require_shape(config, parts.train)
+    return parts
+
+
+@lru_cache(maxsize=1)
+def images_as_read(config: ImagesConfig) -> ImageSplits:
+    """The parts of the set, whatever shape images have; see `load_images`."""
     parts = _LOADERS[config.data](config)
     _require_alike(config, [parts.train, parts.validation, parts.test])
-    _require_shape(config, parts.train)
     if config.n_bits == 8:
         return parts
     if parts.train.levels != 256:
@@ -62,6 +73,23 @@ def resolved(config: ImagesConfig) -> ImagesConfig:
     return config if config.known_shape else config.with_shape(load_images(config).train.shape)
 
 
+def part_under_test(images: ImageSplits, config: ImagesConfig, split: str) -> ImageSet:
+    """The images of a split that are tested, spread over it."""
+    parts = {
+        "train": (images.train, config.validation_size),
+        "validation": (images.validation, config.validation_size),
+        "test": (images.test, config.test_size),
+    }
+    part, limit = parts[split]
+    return spread(part, limit)
+
+
+def spread(images: ImageSet, most: int) -> ImageSet:
+    """At most that many images, evenly from all of a set: folders have them class by class."""
+    count = min(most, len(images))
+    return images.select(torch.arange(count) * len(images) // max(count, 1))
+
+
 def augmented(
     images: Tensor, kind: Augmentation, generator: torch.Generator, share: Share = WHOLE
 ) -> Tensor:
@@ -69,7 +97,12 @@ def augmented(
     return images if kind == "none" else _AUGMENT[kind](images, generator, share)
 
 
-_AUGMENT = {"mnist": augment_mnist, "cifar": augment_cifar}
+_AUGMENT = {
+    "flip": random_flip,
+    "mnist": augment_mnist,
+    "cifar": augment_cifar,
+    "crop": augment_crops,
+}
 
 
 def _digits(config: ImagesConfig) -> ImageSplits:
@@ -122,7 +155,9 @@ def _require_shape(config: ImagesConfig, images: ImageSet) -> None:
 
 def _folder(config: ImagesConfig) -> ImageSplits:
     root = Path(config.data_root)
-    train, test = (load_image_folder(root / part) for part in ("train", "test"))
+    train = load_image_folder(root / "train")
+    # A class without test images must not shift the numbers of those behind it.
+    test = load_image_folder(root / "test", classes=image_classes(root / "train"))
     return _held_out(config, train, test)
 
 

@@ -1,26 +1,31 @@
 """Batches, likelihoods, tests and pictures of integer images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from flow_core.dequantization import Dequantized, bits_per_dim
 from flow_core.diagnostics import Diagnostics
-from flow_core.settings import Settings
 from flow_data import ImageSet, ImageSplits, Share, batch_indices
 from jaxtyping import Float
 from torch import Tensor
 
 from flow_apps.config import TrainingConfig
 from flow_apps.config.images import ImagesConfig
-from flow_apps.figures.images import draw_images
-from flow_apps.parts.image_sets import augmented
+from flow_apps.figures.images import draw_above, draw_images, draw_rows
+from flow_apps.parts.image_sets import augmented, part_under_test, spread
 from flow_apps.parts.invertibility import Invertibility
+from flow_apps.parts.latent import decoded, encoded, interpolated
+from flow_apps.parts.merit import mean_of
 from flow_apps.parts.sampling import draw_samples
+from flow_apps.parts.settings import SplitSettings
 from flow_apps.training import Batch, Tested, Tests, Workers
 from flow_apps.training.randomness import generator
 
 PICTURES = 36
+
+_ROWS = 6
+_STEPS = 7
 
 
 class ImageBatches:
@@ -30,12 +35,20 @@ class ImageBatches:
         images: What is trained on.
         training: Gives seed and batch size.
         config: How images are changed.
+        noise_shape: Of the uniform numbers of an image, see `Dequantized`.
     """
 
-    def __init__(self, images: ImageSet, training: TrainingConfig, config: ImagesConfig) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        training: TrainingConfig,
+        config: ImagesConfig,
+        noise_shape: Sequence[int],
+    ) -> None:
         self.images = images
         self.training = training
         self.config = config
+        self.noise_shape = noise_shape
 
     def batch(self, step: int, share: Share) -> Batch:
         """A share of a step; only its images are read."""
@@ -43,7 +56,7 @@ class ImageBatches:
         order = share.of(batch_indices(len(self.images), size, step - 1, seed=seed))
         drawn = generator(seed, "augment", step)
         x = augmented(self.images.take(order), self.config.augment, drawn, share)
-        noise = torch.rand(size, *self.images.shape, generator=generator(seed, "noise", step))
+        noise = torch.rand(size, *self.noise_shape, generator=generator(seed, "noise", step))
         return Batch(x, self.images.labels[order], share.of(noise))
 
 
@@ -54,32 +67,34 @@ class ImageTests(Tests):
         model: The distribution of the images.
         images: Their parts.
         config: How many of them are tested, and how often.
-        using: What tests do their work with.
+        using: What evaluations do their work with.
     """
 
     selection = ("validation", "bits_per_dim")
 
     def __init__(
-        self, model: Dequantized, images: ImageSplits, config: ImagesConfig, using: Settings
+        self, model: Dequantized, images: ImageSplits, config: ImagesConfig, using: SplitSettings
     ) -> None:
         self.model = model
         self.images = images
         self.config = config
         self.using = using
         self.splits = ("validation", "train") if config.evaluate_train else ("validation",)
-        self.invertibility = Invertibility(model, model.flow.bijection, self._points, using)
+        self.invertibility = Invertibility(model.flow.bijection, self._points, using.test)
 
     def evaluate(self, split: str, step: int, workers: Workers) -> dict[str, float]:
-        """Mean bits per dimension from one draw of the noise."""
-        return {"bits_per_dim": float(self.bits(self._log_likelihoods(split, 1, workers)).mean())}
+        """Mean bits per dimension from one draw of the noise, and its standard error."""
+        return mean_of("bits_per_dim", self.bits(self._log_likelihoods(split, 1, workers)))
 
     def test(self, workers: Workers) -> Tested:
         """Every test image, the mean over draws of the noise."""
-        values = self._log_likelihoods("test", self.config.test_draws, workers)
+        config = self.config
+        samples = config.importance_samples
+        values = self._log_likelihoods("test", config.test_draws, workers, samples)
         return Tested("log_likelihoods", values, "bits_per_dim", self.bits(values))
 
     def audit(self) -> Mapping[str, object]:
-        """What images it was trained on, round trip and certified bounds."""
+        """What images it was trained on, and round trip."""
         return {"images": self.images.train.name, **self.invertibility.audit()}
 
     def diagnose(self) -> Diagnostics:
@@ -88,22 +103,16 @@ class ImageTests(Tests):
 
     def bits(self, log_likelihood: Float[Tensor, " count"]) -> Float[Tensor, " count"]:
         """Bits per dimension of log-likelihoods in nats."""
-        return bits_per_dim(log_likelihood, self.model.flow.event_shape)
+        return bits_per_dim(log_likelihood, self.model.event_shape)
 
     def part(self, split: str) -> ImageSet:
         """The images of a split that are tested."""
-        parts = {
-            "train": (self.images.train, self.config.validation_size),
-            "validation": (self.images.validation, self.config.validation_size),
-            "test": (self.images.test, self.config.test_size),
-        }
-        images, limit = parts[split]
-        return images.select(torch.arange(min(limit, len(images))))
+        return part_under_test(self.images, self.config, split)
 
     def points(self, images: ImageSet, count: int) -> Float[Tensor, " count *event"]:
         """The first images of a set in the middle of their bins, in [0, 1): at most a batch."""
         first = images.take(slice(min(count, self.config.test_batch_size)))
-        return (self.on_device(first).to(torch.get_default_dtype()) + 0.5) / self.model.levels
+        return self.model.centres(self.on_device(first))
 
     def on_device(self, images: Tensor) -> Tensor:
         """Images where the model is."""
@@ -112,21 +121,26 @@ class ImageTests(Tests):
     def _points(self, count: int) -> Tensor:
         return self.points(self.images.test, count)
 
-    def _log_likelihoods(self, split: str, draws: int, workers: Workers) -> Tensor:
+    def _log_likelihoods(
+        self, split: str, draws: int, workers: Workers, samples: int = 1
+    ) -> Tensor:
         """Mean over draws of the bound of the log-likelihood of every image."""
         images, size = self.part(split), self.config.test_batch_size
+        using = self.using.of(split)
 
         def bounds(start: int) -> Tensor:
             """A batch of images."""
             x = self.on_device(images.take(slice(start, start + size)))
-            found = [self.model.log_prob_bound(x, using=self.using) for _ in range(draws)]
+            found = [self.model.importance_bound(x, samples, using=using) for _ in range(draws)]
             return torch.stack(found).mean(0)
 
         return workers.each(split, range(0, len(images), size), bounds)
 
 
 class ImageFigures:
-    """Samples, and real images above their reconstructions.
+    """Samples, real images above their reconstructions, and what is between real images.
+
+    Reconstructions are the ends of interpolations, so that these cost what is between alone.
 
     Args:
         model: The distribution of the images.
@@ -138,10 +152,15 @@ class ImageFigures:
         self.tests = tests
 
     def draw(self, folder: Path, step: int) -> None:
-        """Two sheets."""
-        samples = draw_samples(self.model.flow, PICTURES, using=self.tests.using)
-        draw_images(samples, folder / f"samples_{step:06d}.png")
-        invertibility = self.tests.invertibility
-        x = invertibility.points(PICTURES // 2)
-        sheet = torch.cat([x, invertibility.reconstruct(x)])
-        draw_images(sheet, folder / f"reconstructions_{step:06d}.png")
+        """Three sheets."""
+        model, using = self.model, self.tests.using.test
+        samples = draw_samples(model.flow, PICTURES, using=using)
+        draw_images(model.visible(samples), folder / f"samples_{step:06d}.png")
+        images = self.tests.on_device(spread(self.tests.images.test, PICTURES // 2).images)
+        z = encoded(model, images, using)
+        found = decoded(model, z, using)
+        real = model.visible(model.centres(images))
+        draw_above(real, found, folder / f"reconstructions_{step:06d}.png")
+        if rows := min(_ROWS, len(z) // 2):
+            sheet = interpolated(model, z[: 2 * rows], found[: 2 * rows], _STEPS, using)
+            draw_rows(sheet, folder / f"interpolations_{step:06d}.png")

@@ -58,5 +58,5 @@ class BitsLoss(IntegerLoss):
     def forward(self, batch: Batch, turn: str = "") -> tuple[Float[Tensor, ""], Scalars]:
         """Bits per dimension, of the noise of the batch."""
         log_prob = self.model(batch.x, noise=batch.noise, using=self.using)
-        bits = bits_per_dim(log_prob, self.model.flow.event_shape).mean()
+        bits = bits_per_dim(log_prob, self.model.event_shape).mean()
         return bits, {"bits_per_dim": bits.detach()}

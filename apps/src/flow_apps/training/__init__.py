@@ -6,6 +6,7 @@ from flow_apps.training.engine import Engine
 from flow_apps.training.parts import (
     Batch,
     Builders,
+    Certificate,
     Data,
     Figures,
     Loss,
@@ -16,7 +17,7 @@ from flow_apps.training.parts import (
     Upkeep,
 )
 from flow_apps.training.progress import Display
-from flow_apps.training.reporting import repair_and_say
+from flow_apps.training.reporting import certify_and_say
 from flow_apps.training.resumption import resume
 from flow_apps.training.run_folder import RunFolder
 from flow_apps.training.sharing import Workers
@@ -26,6 +27,7 @@ from flow_apps.training.testing import final_workers
 __all__ = [
     "Batch",
     "Builders",
+    "Certificate",
     "Checkpoints",
     "Data",
     "Display",
@@ -41,12 +43,12 @@ __all__ = [
     "TrainingState",
     "Upkeep",
     "Workers",
+    "certify_and_say",
     "final_workers",
     "find_device",
     "load_checkpoint",
     "load_model",
     "ranks",
-    "repair_and_say",
     "require_state",
     "resume",
     "save_checkpoint",

@@ -31,7 +31,7 @@ def compiled_sizes(config: TrainingConfig, ranks: Ranks, display: Display) -> fr
     if not has_compiler():
         display.say("no C++ compiler found: running without compiled code, more slowly")
         return frozenset()
-    return frozenset([config.batch_size // ranks.world])
+    return frozenset([config.batch_size // (ranks.world * config.accumulate)])
 
 
 @contextmanager

@@ -60,6 +60,14 @@ class Ranks:
         dist.broadcast(agreed, src=0)
         return int(agreed)
 
+    def first(self, text: str | None) -> str:
+        """The text of the first process that has one; it is the same for all of them."""
+        found: list[str | None] = [text]
+        if self.world > 1:
+            found = [None] * self.world
+            dist.all_gather_object(found, text)
+        return next((text for text in found if text is not None), "")
+
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
         """Scalars averaged over all processes, read in one transfer."""
         if not values:

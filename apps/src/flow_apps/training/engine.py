@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flow_apps.config import TrainingConfig
+from flow_apps.errors import TrainingFailure
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import require_finite_weights, solver_failures
 from flow_apps.training.interruption import StopRequest, stop_on_signals
@@ -16,7 +17,8 @@ from flow_apps.training.metrics import open_loggers
 from flow_apps.training.parts import Parts, Upkeep
 from flow_apps.training.progress import Display, StepProgress, Unseen
 from flow_apps.training.randomness import isolated, seed_step
-from flow_apps.training.reporting import Reporter
+from flow_apps.training.recovery import Recovery
+from flow_apps.training.reporting import Reporter, StepResult
 from flow_apps.training.run_folder import RunFolder
 from flow_apps.training.state import TrainingState
 from flow_apps.training.step import Stepper
@@ -66,6 +68,7 @@ class Engine:
             ranks=ranks,
             display=self.display,
         )
+        self.recovery = Recovery(self.state, ranks, self.display)
         self._saved_step, self._saved_time = -1, time.monotonic()
 
     def run(self) -> bool:
@@ -75,7 +78,8 @@ class Engine:
             Whether the end was reached; False if someone asked to stop.
 
         Raises:
-            TrainingFailure: If a step gives no usable numbers, naming layer, step and samples.
+            TrainingFailure: If a step gives no usable numbers, naming layer, step and samples, and
+                the config says that the run ends then.
         """
         self.parts.loss.train()
         with ExitStack() as stack:
@@ -83,6 +87,7 @@ class Engine:
             reporter = stack.enter_context(self._reporter())
             if self.state.step == 0:
                 self._begin()
+            self.recovery.before_run()
             self._saved_step, self._saved_time = self.state.step, time.monotonic()
             self._train(reporter, stop)
             self._save()
@@ -153,14 +158,25 @@ class Engine:
         step = self.state.step + 1
         seed_step(self.config.seed, step, self.ranks.rank, self.ranks.device)
         logged = step % self.config.log_every == 0
-        result = stepper(step, logged=logged)
+        result = self._result(stepper, step, reporter, logged=logged)
         self.state.step = step
         self.state.clock.count_step()
-        if logged:
+        if logged and result is not None:
             progress.step(step, reporter.step(step, result))
         if self._something_due():
             with self.state.clock.paused():
                 self._between_steps(reporter, progress)
+
+    def _result(
+        self, stepper: Stepper, step: int, reporter: Reporter, *, logged: bool
+    ) -> StepResult | None:
+        """What came of a step, or None if it failed and the run goes on without it."""
+        self.recovery.before_step()
+        try:
+            return stepper(step, logged=logged)
+        except TrainingFailure as failure:
+            self.recovery.after_failure(failure, step, reporter)
+        return None
 
     @property
     def _last(self) -> bool:
@@ -178,7 +194,8 @@ class Engine:
 
     def _between_steps(self, reporter: Reporter, progress: StepProgress) -> None:
         if self._due(self.config.evaluate_every):
-            self.examiner.evaluate(reporter, progress.job)
+            good = self.examiner.evaluate(reporter, progress.job)
+            self.recovery.after_evaluation(good=good)
         if self._due(self.config.figures_every):
             self.examiner.draw(last=self._last)
         if self._checkpoint_due():

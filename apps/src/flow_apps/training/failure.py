@@ -33,9 +33,8 @@ def solver_failures(step: int, activity: str) -> Generator[None, None, None]:
 
 def explain_inputs(batch: Batch, step: int) -> TrainingFailure | None:
     """The failure to report if the data themselves are not numbers."""
-    for name, tensor in batch._asdict().items():
-        bad = torch.empty(0) if tensor is None else _bad_samples(tensor)
-        if bad.numel():
+    for name, value in batch._asdict().items():
+        if isinstance(value, Tensor) and (bad := _bad_samples(value)).numel():
             return TrainingFailure(
                 f"step {step}: {name} of the batch is not finite in samples {_listed(bad)}; "
                 "clean the data"
@@ -53,7 +52,7 @@ def explain_nonfinite(loss: Loss, batch: Batch, turn: str, step: int) -> str:
 
 
 def diverged(step: int, problem: object) -> TrainingFailure:
-    """What to say of weights that an optimizer step spoilt."""
+    """What to say of numbers that training itself spoilt."""
     return TrainingFailure(
         f"step {step}: {problem}; the checkpoints before this step are good: go on with --resume "
         "and a lower --lr, or --set gradient_clip=1"
@@ -66,9 +65,20 @@ def require_finite_weights(loss: Loss, step: int) -> None:
     Raises:
         TrainingFailure: Naming the first such parameter.
     """
+    # One number for all of them: reading one for each would take longer than a step of small nets.
+    if bool(torch.isfinite(nn.utils.get_total_norm(loss.parameters(), foreach=True))):
+        return
     for name, parameter in loss.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise diverged(step, f"parameter {name} is not finite")
+
+
+def explain_gradient(loss: Loss) -> str:
+    """Why the norm of a gradient is not finite."""
+    for name, parameter in loss.named_parameters():
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of parameter {name} is not finite"
+    return "the norm of the gradient overflows"
 
 
 def _first_bad_layer(loss: Loss, batch: Batch, turn: str) -> str:

@@ -29,9 +29,9 @@ class AssignedOptimizer:
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
 
-    def set_learning_rate(self, step: int, iterations: int) -> float:
-        """Give it the learning rate of a step, and return it."""
-        rate = self.config.learning_rate_at(step, iterations)
+    def set_learning_rate(self, step: int, iterations: int, factor: float) -> float:
+        """Give it the learning rate of a step times a factor, and return it."""
+        rate = factor * self.config.learning_rate_at(step, iterations)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -6,13 +6,13 @@ too and writes those that are its own. The engine sees these types and nothing e
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from flow_core.diagnostics import Diagnostics
-from flow_data import Share
+from flow_data import ImageSplits, Share
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -31,18 +31,26 @@ class Batch(NamedTuple):
         y: Labels or targets, or None.
         noise: Uniform numbers in [0, 1) of the shape of x, where the loss needs noise: they follow
             the sample, whatever process it goes to.
+        step: The number of the step, from 1; 0 for samples that are of none.
     """
 
     x: Shaped[Tensor, " batch *sample"]
     y: Shaped[Tensor, " batch *target"] | None = None
     noise: Float[Tensor, " batch *sample"] | None = None
+    step: int = 0
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         x = self.x.to(device, non_blocking=True)
         y = None if self.y is None else self.y.to(device, non_blocking=True)
         noise = None if self.noise is None else self.noise.to(device, non_blocking=True)
-        return Batch(x, y, noise)
+        return Batch(x, y, noise, self.step)
+
+    def part(self, share: Share) -> "Batch":
+        """The samples of a share."""
+        y = None if self.y is None else share.of(self.y)
+        noise = None if self.noise is None else share.of(self.noise)
+        return Batch(share.of(self.x), y, noise, self.step)
 
 
 @runtime_checkable
@@ -87,6 +95,36 @@ class Loss(nn.Module, ABC):
         """Let weights of terms follow what `forward` found; nothing unless overridden."""
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven about the weights that a test is of.
+
+    Attributes:
+        bounds: Of the Lipschitz constants of all maps that must be contractions, by their names;
+            below 1.
+        repaired: The bounds that maps had which were changed for that.
+    """
+
+    bounds: Mapping[str, float] = field(default_factory=dict[str, float])
+    repaired: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def row(self) -> dict[str, object]:
+        """For the log: the largest bound, whose it is, and what had to be changed."""
+        if not self.bounds:
+            return {}
+        widest = max(self.bounds, key=lambda name: self.bounds[name])
+        told: dict[str, object] = {
+            "lipschitz_bound": self.bounds[widest],
+            "lipschitz_bound_of": widest,
+        }
+        return {**told, "repaired": dict(self.repaired)} if self.repaired else told
+
+    def summary(self) -> dict[str, object]:
+        """For the summary of a run."""
+        bounds: dict[str, object] = {"lipschitz_bound": dict(self.bounds)} if self.bounds else {}
+        return {"repaired": dict(self.repaired), **bounds}
+
+
 class Upkeep:
     """What keeps the promises of a model while it is trained; this one has nothing to do."""
 
@@ -99,13 +137,13 @@ class Upkeep:
     def prepare_test(self) -> None:
         """Make the weights ready for tests; whatever it changes is put back after them."""
 
-    def repair(self) -> Mapping[str, float]:
-        """Make a result hold what it promises; whatever it changes is put back after the test.
+    def certify(self) -> Certificate:
+        """Prove what a result promises, and make it so; what it changes is put back after the test.
 
-        Returns:
-            What had to be changed, with the bound that was lost.
+        Raises:
+            TrainingFailure: If it cannot be made so.
         """
-        return {}
+        return Certificate()
 
 
 @dataclass(frozen=True)
@@ -117,6 +155,7 @@ class Tested:
         values: What is told of every sample.
         unit: Of `merit`: nats, bits_per_dim, mse, …
         merit: The figure of merit of every sample, lower is better.
+        further: What else is told of every sample, by its name.
     """
 
     __test__ = False  # pytest would take its name for that of a test
@@ -125,12 +164,14 @@ class Tested:
     values: Float[Tensor, " count"]
     unit: str
     merit: Float[Tensor, " count"]
+    further: Mapping[str, Float[Tensor, " count"]] = field(default_factory=dict[str, Tensor])
 
     def summary(self) -> dict[str, float]:
-        """Mean and standard error of the figure of merit."""
+        """Mean and standard error of the figure of merit, and means of what else is told."""
         merit = self.merit.double()
         error = float(merit.std()) / len(merit) ** 0.5
-        return {f"test_{self.unit}": float(merit.mean()), "standard_error": error}
+        means = {f"test_{name}": float(v.double().mean()) for name, v in self.further.items()}
+        return {f"test_{self.unit}": float(merit.mean()), "standard_error": error, **means}
 
 
 class Tests(ABC):
@@ -154,6 +195,10 @@ class Tests(ABC):
     @abstractmethod
     def test(self, workers: Workers) -> Tested:
         """The final test; samples are shared out by `workers`."""
+
+    def about(self) -> Mapping[str, object]:
+        """What its samples are, for whoever reads the results; nothing unless overridden."""
+        return {}
 
     def audit(self) -> Mapping[str, object]:
         """What else the summary tells about the final weights; nothing unless overridden."""
@@ -211,6 +256,8 @@ class Builders(Generic[ConfigOfRun, Model]):
             where it has none to keep.
         resolve: Fills in what only the data can tell, so that the model needs the config alone.
         draw_samples: Draws a picture of samples; None where there is nothing to sample.
+        images: Reads the integer images of a run whose model is a distribution of them; None for
+            other models.
     """
 
     model: Callable[[ConfigOfRun], Model]
@@ -218,3 +265,4 @@ class Builders(Generic[ConfigOfRun, Model]):
     upkeep: Callable[[ConfigOfRun, Model], Upkeep] = _no_upkeep
     resolve: Callable[[ConfigOfRun], ConfigOfRun] = _unchanged
     draw_samples: Callable[[Tensor, Path], None] | None = None
+    images: Callable[[ConfigOfRun], ImageSplits] | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from flow_core.record import Report
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from flow_apps.training.clock import StepClock
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.metrics import AT_END, Logger, read_metrics
-from flow_apps.training.parts import Upkeep
+from flow_apps.training.parts import Certificate, Upkeep
 from flow_apps.training.progress import Display
 from flow_apps.training.run_folder import RunFolder
 
@@ -101,9 +102,19 @@ def last_tests(folder: RunFolder) -> dict[str, object]:
     }
 
 
-def repair_and_say(upkeep: Upkeep, display: Display) -> dict[str, float]:
-    """Let a result keep its promises; what had to be changed for that, with the bounds lost."""
-    repaired = dict(upkeep.repair())
-    for name, bound in repaired.items():
+def told(summary: Mapping[str, object], unit: str) -> str:
+    """The result of a run in a line: of the weights that were best on validation, if any."""
+    best = "best_" if "best_step" in summary else ""
+    value, error = summary[f"{best}test_{unit}"], summary[f"{best}standard_error"]
+    which = f", weights of step {summary['best_step']}, best on validation" if best else ""
+    if unit == "nats":
+        return f"test log-likelihood {-cast(float, value):.4f} ± {error:.4f} nats{which}"
+    return f"test {unit.replace('_', ' ')} {value:.4f} ± {error:.4f}{which}"
+
+
+def certify_and_say(upkeep: Upkeep, display: Display) -> Certificate:
+    """Let a result keep its promises, and tell what had to be changed for that."""
+    certificate = upkeep.certify()
+    for name, bound in certificate.repaired.items():
         display.say(f"the certified bound of {name} was {bound:.4f}: scaled down")
-    return repaired
+    return certificate

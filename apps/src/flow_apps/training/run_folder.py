@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flow_apps.errors import RunFolderError
 from flow_apps.run_description import CONFIG_NAME, read_description, require_run
 from flow_apps.training.checkpoint import Checkpoints
 from flow_apps.training.compilation import COMPILED_PREFIX
-from flow_apps.training.files import TEMPORARY_PREFIX, remove_unfinished, write_json
+from flow_apps.training.files import TEMPORARY_PREFIX, remove_unfinished, write_array, write_json
 from flow_apps.training.lock import LOCK_NAME
 from flow_apps.training.metrics import cut_metrics, read_metrics
 
@@ -29,6 +30,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         checkpoints: Its checkpoints.
+        tested: What every sample of the final test got.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +39,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.summary_path = path / "summary.json"
         self.figures = path / "figures"
+        self.tested = path / "test"
         self.checkpoints = Checkpoints(path / "checkpoints")
 
     @staticmethod
@@ -148,7 +151,7 @@ class RunFolder:
         """
         self._make_folders()
         self.checkpoints.set_aside()
-        for folder in (self.path, self.checkpoints.folder, self.figures):
+        for folder in (self.path, self.checkpoints.folder, self.figures, self.tested):
             remove_unfinished(folder)
         if self.metrics_path.exists():
             cut_metrics(self.metrics_path, step)
@@ -165,6 +168,16 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write summary.json: the run is finished."""
         write_json(self.summary_path, summary)
+
+    def write_tested(self, name: str, values: Tensor) -> None:
+        """Write what every sample of a final test got."""
+        self.tested.mkdir(exist_ok=True)
+        write_array(self.tested / f"{name}.npy", values)
+
+    def write_about(self, about: Mapping[str, object]) -> None:
+        """Write what the samples of the final test are, beside what they got."""
+        if about:
+            write_json(self.tested / "about.json", about)
 
     def _make_folders(self) -> None:
         for folder in (self.path, self.checkpoints.folder, self.figures):

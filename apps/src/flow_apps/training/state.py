@@ -1,9 +1,10 @@
 """Everything that a run has to remember, and its form in a checkpoint."""
 
+import copy
 import math
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import nn
@@ -27,10 +28,29 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+class FailedStep(TypedDict):
+    """A step that gave no usable numbers, and what was done about it.
+
+    Attributes:
+        step: Its number.
+        problem: What was wrong, with layer and samples.
+        went_back_to: The step whose weights the run went on with.
+    """
+
+    step: int
+    problem: str
+    went_back_to: int
+
+
 class TrainingState:
     """Weights, optimizers, moving average, step, best value and clock of a run.
 
     There is no state of a random number generator: every draw follows from the seed and the step.
+
+    Attributes:
+        failures: Steps that failed so far.
+        lowest: The lowest loss of a step so far, by turn, where one is asked for.
+        kept: What steps change, as it was at an earlier step, or None.
 
     Args:
         loss: The model and what it is trained on.
@@ -50,10 +70,31 @@ class TrainingState:
         self.clock = StepClock(device)
         self.optimizers = make_optimizers(loss, config.optimizers)
         self.average: AveragedModel | None = None
+        self.failures: list[FailedStep] = []
+        self.lowest: dict[str, float] = {}
+        self.kept: dict[str, Any] | None = None
 
     def start_average(self) -> None:
         """Begin the moving average at the present weights, after their initialisation."""
         self.average = moving_average(self.loss.model, self.config.ema_decay)
+
+    @property
+    def lowered(self) -> float:
+        """The factor on learning rates, after the steps that failed."""
+        return self.config.rate_after_failure ** len(self.failures)
+
+    def keep(self) -> None:
+        """Keep a copy of what steps change."""
+        self.kept = None  # frees its memory before as much is asked for
+        self.kept = {"step": self.step, **copy.deepcopy(self._trained())}
+
+    def go_back(self) -> int:
+        """Let everything that steps change be as it was kept, and tell of which step that is."""
+        assert self.kept is not None
+        self.loss.load_state_dict(self.kept["loss"])
+        # Optimizers take the tensors that they load, and change them in place.
+        self._load_trained({**self.kept, "optimizers": copy.deepcopy(self.kept["optimizers"])})
+        return int(self.kept["step"])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts only."""
@@ -62,6 +103,16 @@ class TrainingState:
             "best": self.best,
             "fingerprint": self.fingerprint,
             "clock": self.clock.state(),
+            **self._trained(),
+            "failures": [dict(failed) for failed in self.failures],
+            "lowest": dict(self.lowest),
+            # What is kept for one step only is never gone back to by another process.
+            "kept": self.kept if self.config.on_failure == "restore" else None,
+        }
+
+    def _trained(self) -> dict[str, Any]:
+        """What steps change."""
+        return {
             "loss": self.loss.state_dict(),
             "optimizers": [assigned.optimizer.state_dict() for assigned in self.optimizers],
             "average": None if self.average is None else self.average.state_dict(),
@@ -81,13 +132,21 @@ class TrainingState:
             raise _misfit(error, source) from error
 
     def _load_rest(self, state: dict[str, Any]) -> None:
-        for assigned, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            _load_optimizer(assigned.optimizer, saved)
         self.start_average()
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        self._load_trained(state)
         self.clock.load(state["clock"])
         self.step, self.best = int(state["step"]), float(state["best"])
+        # Checkpoints of earlier versions know nothing of these.
+        self.failures = cast(list[FailedStep], list(state.get("failures", [])))
+        self.lowest = dict(state.get("lowest", {}))
+        self.kept = state.get("kept")
+
+    def _load_trained(self, saved: dict[str, Any]) -> None:
+        """Load what steps change besides the weights."""
+        for assigned, gathered in zip(self.optimizers, saved["optimizers"], strict=True):
+            _load_optimizer(assigned.optimizer, gathered)
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

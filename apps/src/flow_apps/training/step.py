@@ -1,16 +1,19 @@
 """One training step: forward and backward pass and optimizers of every turn."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from flow_core.record import Report, record
+from flow_data import Share
 from torch import Tensor, nn
 
-from flow_apps.errors import TrainingFailure
+from flow_apps.errors import FailureElsewhere, TrainingFailure
 from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import (
     diverged,
+    explain_gradient,
     explain_inputs,
     explain_nonfinite,
     require_finite_weights,
@@ -68,6 +71,7 @@ class Stepper:
         self.ranks = ranks
         self.stop = stop
         self.stopping = False
+        self._losses: dict[str, float] = {}
         self._share = ranks.share(state.config.batch_size)
 
     def __call__(self, step: int, *, logged: bool) -> StepResult:
@@ -80,13 +84,23 @@ class Stepper:
         Raises:
             TrainingFailure: If it gives no usable numbers, naming layer, step and samples.
         """
-        batch = self.parts.data.batch(step, self._share).to(self.ranks.device)
+        drawn = self.parts.data.batch(step, self._share)
+        batch = drawn.to(self.ranks.device)._replace(step=step)
         result = StepResult({}, {}, {})
+        self._losses = {}
         for turn in self._turns(step):
             result = self._turn(turn, batch, step, result, logged=logged)
+        if self._tolerant:
+            require_finite_weights(self.parts.loss, step)
         if self.state.average is not None:
             self.state.average.update_parameters(self.parts.loss.model)
+        self.state.lowest.update(self._losses)
         return result
+
+    @property
+    def _tolerant(self) -> bool:
+        """Whether a run goes on without steps that fail, so that none may be taken half."""
+        return self.state.config.on_failure != "stop"
 
     def _turns(self, step: int) -> Iterator[_Turn]:
         """The turns of a step, in the order of the config."""
@@ -98,12 +112,13 @@ class Stepper:
         self, turn: _Turn, batch: Batch, step: int, before: StepResult, *, logged: bool
     ) -> StepResult:
         iterations, prefix = self.state.config.iterations, turn.prefix()
-        rates = [o.set_learning_rate(step, iterations) for o in turn.optimizers]
+        lowered = self.state.lowered
+        rates = [o.set_learning_rate(step, iterations, lowered) for o in turn.optimizers]
         self.parts.loss.zero_grad(set_to_none=True)
-        loss, scalars, report = self._forward(batch, turn, step, logged=logged)
-        self._backward(loss, report, step)
+        scalars, report = self._gradients(batch, turn, step, logged=logged)
+        self._require_low(scalars["loss"], turn, step)
         self.upkeep.before_optimizer_step(step)
-        scalars |= {"loss": loss.detach()} | self._clip(turn, logged=logged)
+        scalars |= self._clip(turn, step, logged=logged)
         for assigned in turn.optimizers:
             assigned.optimizer.step()
         self._restore(step)
@@ -113,6 +128,19 @@ class Stepper:
             before.rates | _rates(prefix, rates),
             before.reports | {prefix: report},
         )
+
+    def _gradients(
+        self, batch: Batch, turn: _Turn, step: int, *, logged: bool
+    ) -> tuple[Scalars, Report]:
+        """Gradients of the mean over the batch, its scalars, and what the last pass cost."""
+        passes = self.state.config.accumulate
+        found, report = list[Scalars](), Report()
+        for part in (Share(k, passes) for k in range(passes)):
+            own = batch.part(part)
+            loss, scalars, report = self._forward(own, part, turn, step, logged=logged)
+            self._backward(loss / passes, part, report, step)
+            found.append(scalars | {"loss": loss.detach()})
+        return {k: torch.stack([one[k] for one in found]).mean(0) for k in found[0]}, report
 
     def _restore(self, step: int) -> None:
         """What must hold for the new weights."""
@@ -124,9 +152,9 @@ class Stepper:
         self.parts.loss.after_optimizer_step()
 
     def _forward(
-        self, batch: Batch, turn: _Turn, step: int, *, logged: bool
+        self, batch: Batch, part: Share, turn: _Turn, step: int, *, logged: bool
     ) -> tuple[Tensor, Scalars, Report]:
-        """Loss of this process' share; a failure of any process ends all of them together."""
+        """Loss of a part of this process' share; a failure of any ends all of them together."""
         failure, outcome = None, None
         try:
             with solver_failures(step, "forward pass"):
@@ -135,7 +163,7 @@ class Stepper:
         except TrainingFailure as error:
             failure = explain_inputs(batch, step) or error
         failed, self.stopping = self.ranks.any(failure is not None, self.stop.requested)
-        self._raise_together(failure, step, failed=failed)
+        self._raise_together(failure, part, step, failed=failed)
         assert outcome is not None
         return outcome
 
@@ -145,7 +173,7 @@ class Stepper:
             loss, scalars = self.module(batch, turn)
         return loss, scalars, report
 
-    def _backward(self, loss: Tensor, report: Report, step: int) -> None:
+    def _backward(self, loss: Tensor, part: Share, report: Report, step: int) -> None:
         """Gradients of all processes; a failure of any process ends all of them together."""
         failure = None
         try:
@@ -155,34 +183,61 @@ class Stepper:
         except TrainingFailure as error:
             failure = error
         (failed,) = self.ranks.any(failure is not None)
-        self._raise_together(failure, step, failed=failed)
+        self._raise_together(failure, part, step, failed=failed)
 
-    def _raise_together(self, failure: TrainingFailure | None, step: int, *, failed: bool) -> None:
+    def _raise_together(
+        self, failure: TrainingFailure | None, part: Share, step: int, *, failed: bool
+    ) -> None:
         rank, world = self.ranks.rank, self.ranks.world
-        if failure is not None and world > 1:
+        first, every = rank + world * part.index, world * part.count
+        if failure is not None and every > 1:
             raise TrainingFailure(
-                f"{failure} (sample i of process {rank} is number {rank} + {world}·i of the batch)"
+                f"{failure} (sample i of process {rank} is number {first} + {every}·i of the batch)"
             ) from failure
         if failure is not None:
             raise failure
         if failed:
-            raise TrainingFailure(f"step {step}: another process failed, see its message")
+            raise FailureElsewhere(f"step {step}: another process failed, see its message")
 
     def _check_loss(
         self, loss: Tensor, batch: Batch, turn: str, step: int, *, logged: bool
     ) -> None:
-        """Look at the loss: each step on the CPU, else only where the device is waited for."""
-        if (loss.device.type == "cpu" or logged) and not bool(torch.isfinite(loss)):
+        """Look at the loss where its number is at hand."""
+        if self._at_hand(loss, logged=logged) and not bool(torch.isfinite(loss)):
             raise TrainingFailure(explain_nonfinite(self.parts.loss, batch, turn, step))
 
-    def _clip(self, turn: _Turn, *, logged: bool) -> Scalars:
-        """Clip the gradient if the config says so; its norm where it was needed."""
+    def _at_hand(self, number: Tensor, *, logged: bool) -> bool:
+        """Whether to read a number: always on the CPU, else where the device is waited for."""
+        return number.device.type == "cpu" or logged or self._tolerant
+
+    def _require_low(self, loss: Tensor, turn: _Turn, step: int) -> None:
+        """Refuse a loss far above the lowest so far; it is that of all processes together."""
+        margin = self.state.config.divergence_margin
+        if margin is None:
+            return
+        value = self.ranks.mean({"loss": loss})["loss"]
+        lowest = self.state.lowest.get(turn.name, math.inf)
+        if not value <= lowest + margin:
+            raise diverged(
+                step,
+                f"the {turn.prefix()}loss {value:.4g} is more than divergence_margin={margin:g} "
+                f"above the lowest so far, {lowest:.4g}",
+            )
+        self._losses[turn.name] = min(lowest, value)
+
+    def _clip(self, turn: _Turn, step: int, *, logged: bool) -> Scalars:
+        """Clip the gradient if the config says so; its norm where it was needed.
+
+        Processes share their gradients, so that a norm is finite for all of them or for none.
+        """
         clip = self.state.config.gradient_clip
-        if clip is None and not logged:
+        if clip is None and not logged and not self._tolerant:
             return {}
         parameters = turn.parameters()
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients, foreach=True)
+        if self._at_hand(norm, logged=logged) and not bool(torch.isfinite(norm)):
+            raise diverged(step, explain_gradient(self.parts.loss))
         if clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, clip, norm, foreach=True)
         return {"gradient_norm": norm}

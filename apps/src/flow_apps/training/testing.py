@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -13,15 +14,23 @@ from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import require_finite_weights, solver_failures
 from flow_apps.training.metrics import AT_END
 from flow_apps.training.moving_average import tested_weights
-from flow_apps.training.parts import Parts, Upkeep
+from flow_apps.training.parts import Parts, Tested, Upkeep
 from flow_apps.training.progress import AdvanceJob, Display
 from flow_apps.training.randomness import isolated
-from flow_apps.training.reporting import Reporter, last_tests, repair_and_say
+from flow_apps.training.reporting import Reporter, certify_and_say, last_tests, told
 from flow_apps.training.run_folder import RunFolder
 from flow_apps.training.sharing import Workers, silent
 from flow_apps.training.state import TrainingState, load_model, require_state
 
 _FIGURE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """A final test, and what the summary tells about it."""
+
+    tested: Tested
+    results: Mapping[str, object]
 
 
 class Examiner:
@@ -55,13 +64,21 @@ class Examiner:
         self._figure_seconds = 0.0
         self._drawn_step = -1
 
-    def evaluate(self, reporter: Reporter, advance: AdvanceJob) -> None:
-        """Log how good the weights are, and keep them if they are the best so far."""
+    def evaluate(self, reporter: Reporter, advance: AdvanceJob) -> bool:
+        """Log how good the weights are, and save them if they are the best so far.
+
+        Returns:
+            Whether they are the best so far, or tests choose none.
+        """
         results = self._evaluated(reporter, advance, {})
         value = self._selected(results)
-        if value is not None and value < self.state.best:
+        if value is None:
+            return True
+        better = value < self.state.best
+        if better:
             self.state.best = value
             self._save_best()
+        return better
 
     def evaluate_end(self, reporter: Reporter) -> None:
         """Log how good the last weights are, where the rhythm of evaluations passed them over.
@@ -92,27 +109,33 @@ class Examiner:
 
     def finish(self) -> None:
         """Test the final and the best weights, and write the summary with what a run costs."""
+        tests = self.parts.tests
         with self._testing("test"), self.display.jobs("testing the final weights") as advance:
-            tested = self._tested(advance)
-            results: dict[str, object] = {**tested}
+            last = self._tested(advance)
+            results: dict[str, object] = {**last.results}
             if self.ranks.is_first:
-                results |= self.parts.tests.audit()
-        results |= self._test_best(tested)
+                results |= {**tests.about(), **tests.audit()}
+        results |= self._test_best(last)
         if self.ranks.is_first:
+            self.folder.write_tested(f"last_{last.tested.name}", last.tested.values)
+            self.folder.write_about(tests.about())
             summary = results | last_tests(self.folder) | self._costs()
             self.folder.write_summary(summary)
+            self.display.say(told(summary, last.tested.unit))
 
     def _evaluated(
         self, reporter: Reporter, advance: AdvanceJob, mark: Mapping[str, object]
     ) -> dict[str, dict[str, float]]:
         results: dict[str, dict[str, float]] = {}
         with self._testing("evaluation"):
+            certificate = certify_and_say(self.upkeep, self.display)
             for split in self.parts.tests.splits:
                 workers = self._workers("evaluation", self.state.step, advance)
                 found = self.parts.tests.evaluate(split, self.state.step, workers)
                 results[split] = {name: float(value) for name, value in found.items()}
         for split, values in results.items():
-            reporter.log(self.state.step, split, {**values, **mark})
+            if values:  # some splits have nothing to tell at every evaluation
+                reporter.log(self.state.step, split, {**values, **certificate.row(), **mark})
         return results
 
     def _selected(self, results: Mapping[str, Mapping[str, float]]) -> float | None:
@@ -142,13 +165,13 @@ class Examiner:
     def _workers(self, activity: str, step: int | str, advance: AdvanceJob) -> Workers:
         return Workers(self.ranks, (self.state.config.seed, activity, step), advance)
 
-    def _tested(self, advance: AdvanceJob) -> dict[str, object]:
+    def _tested(self, advance: AdvanceJob) -> _Outcome:
         """The final test of the present weights, after they were made to keep their promises."""
-        repaired = repair_and_say(self.upkeep, self.display)
+        certificate = certify_and_say(self.upkeep, self.display)
         tested = self.parts.tests.test(final_workers(self.ranks, self.state.config.seed, advance))
-        return {**tested.summary(), "repaired": repaired}
+        return _Outcome(tested, {**tested.summary(), **certificate.summary()})
 
-    def _test_best(self, last: Mapping[str, object]) -> dict[str, object]:
+    def _test_best(self, last: _Outcome) -> dict[str, object]:
         """The result of the weights that were best on validation, which may be the last."""
         best = self.folder.checkpoints.best
         if self.parts.tests.selection is None or not best.exists():
@@ -159,19 +182,23 @@ class Examiner:
         except CheckpointError as error:
             self.display.say(f"the best weights are not tested: {error}")
             return {}
-        values = last
+        found = last
         if state["step"] != self.state.step:
             with self._testing("test"), self.display.jobs("testing the best weights") as advance:
                 load_model(self.parts.loss.model, state, best)
                 self.upkeep.prepare_test()
-                values = self._tested(advance)
-        results: dict[str, object] = {f"best_{name}": value for name, value in values.items()}
+                found = self._tested(advance)
+        if self.ranks.is_first:
+            self.folder.write_tested(f"best_{found.tested.name}", found.tested.values)
+        results: dict[str, object] = {f"best_{k}": value for k, value in found.results.items()}
         return results | {"best_step": int(state["step"])}
 
     def _costs(self) -> dict[str, object]:
-        clock = self.state.clock
+        clock, tolerant = self.state.clock, self.state.config.on_failure != "stop"
+        failures = {"failures": self.state.failures} if tolerant else {}
         return {
             "steps": self.state.step,
+            **failures,
             "seconds_per_step": clock.seconds_per_step(),
             "cpu_seconds_per_step": clock.cpu_seconds_per_step(),
             "first_steps_seconds": clock.excess_of_first_steps(),

@@ -1,8 +1,9 @@
 """The one interface of every invertible layer."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, final
 
 import torch
 from flow_solvers import without_autocast, without_autocast_backward
@@ -10,10 +11,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from flow_core.bounds import Bounds
+from flow_core.bounds import Bounds, beside_identity
+from flow_core.domain import Domain, LocalBounds
+from flow_core.lipschitz.plain import by_lipschitz
 from flow_core.maps.lipschitz_map import LipschitzMap
+from flow_core.memory.tape import MemoryTape, StepLedger
 from flow_core.modules import require_module
-from flow_core.passes import Pass, zeros
+from flow_core.passes import Direction, Pass, zeros
 from flow_core.record import open_reports
 from flow_core.rounding import widened
 from flow_core.settings import DEFAULT_SETTINGS, Settings
@@ -44,12 +48,17 @@ class Bijection(nn.Module, ABC):
             size that may be any.
         domain: What values of x must be, as far as it is known; a layer gives NaN outside.
         codomain: What values of y are, likewise.
+        composes: Whether it passes on to its parts what `Settings.memory` asks for. Any other layer
+            is computed again as a whole.
+        is_still: No pass moves its buffers.
     """
 
     uses_context: bool = False
     context_shape: EventShape | None = None
     domain: constraints.Constraint = constraints.real
     codomain: constraints.Constraint = constraints.real
+    composes: bool = False
+    is_still: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         # nn.Module.__call__ is untyped: without this every `layer(x)` is Any for users.
@@ -99,6 +108,44 @@ class Bijection(nn.Module, ABC):
     def bounds(self) -> Bounds:
         """Proven Lipschitz constants of both directions; infinite unless the family knows them."""
         return Bounds()
+
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """Proven bounds at all points of a domain, and where they are mapped to.
+
+        `bounds` holds everywhere and is infinite for layers that stretch without an end somewhere;
+        on a domain most of them have a bound. Both constants are those of Jacobians: of the
+        transform at x, and of the inverse at the y that belongs to it.
+
+        Args:
+            domain: Of the input of the direction that is asked, with that of the context.
+            direction: Whether the domain is of x or of y.
+        """
+        return self._mapped(self.bounds(), domain, direction)
+
+    def _mapped(self, bounds: Bounds, domain: Domain, direction: Direction) -> LocalBounds:
+        """With an image from the value at one point and the Lipschitz constant."""
+        forward = direction == "transform"
+        lipschitz = bounds.transform if forward else bounds.inverse
+        shape = self.output_shape if forward else self.event_shape
+        if self.uses_context or lipschitz == math.inf:
+            known = shape is not None and None not in shape
+            other = tuple(size or 0 for size in shape or ()) if known else domain.shape
+            return LocalBounds(bounds, domain.image(shape=other))
+        function = self.transform if forward else self.inverse
+        like = next(self.parameters(), None)
+        return LocalBounds(bounds, by_lipschitz(function, lipschitz, domain, like).image)
+
+    def bounds_with_context_on(
+        self, domain: Domain, direction: Direction = "transform"
+    ) -> LocalBounds:
+        """Those of (x, h) ↦ (y, h), where the context h is a part of the sample too.
+
+        The image is that of y. Infinite for layers with a context, unless they know.
+        """
+        bounds, image = self.bounds_on(domain, direction)
+        if self.uses_context:
+            return LocalBounds(Bounds(), image)
+        return LocalBounds(beside_identity(bounds), image)
 
     @final
     def transform(
@@ -215,7 +262,9 @@ class Bijection(nn.Module, ABC):
         silent = torch.compiler.is_compiling() or how.watch is not None
         reports = how.reports if silent else (*open_reports(), *how.reports)
         nothing = None if how.wants_log_det else zeros(x)
-        return x, how._replace(context=context, reports=reports, begun=True, nothing=nothing)
+        return x, how._replace(
+            context=context, reports=reports, begun=True, nothing=nothing, tape=_tape(how)
+        )
 
     def refusal(self, name: str, expected: EventShape, got: Tensor) -> ValueError:
         """The error of a layer that is not made for such samples."""
@@ -255,6 +304,15 @@ def _call(context: Tensor | None, using: Settings | None, *, wants_log_det: bool
     if not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"expected using=Settings(...), got {type(settings).__name__}")
     return Pass(settings, context, wants_log_det=wants_log_det)
+
+
+def _tape(how: Pass) -> MemoryTape | None:
+    """Of a pass that has a graph; compilers decide by themselves what they keep."""
+    policy = how.settings.memory
+    plain = how.initializes or how.watch is not None or not torch.is_grad_enabled()
+    if policy is None or plain or torch.compiler.is_compiling():
+        return None
+    return MemoryTape(StepLedger(policy))
 
 
 def _check(layer: Bijection, x: Tensor, context: Tensor | None, own: torch.dtype | None) -> None:

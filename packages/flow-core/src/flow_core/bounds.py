@@ -38,6 +38,11 @@ class Bounds:
         return ratio(residual, 1 - max(self.maps, default=math.inf))
 
 
+def beside_identity(part: Bounds) -> Bounds:
+    """Those of a bijection of some values, where the others stay."""
+    return Bounds(max(1.0, part.transform), max(1.0, part.inverse))
+
+
 def composed(parts: Iterable[Bounds]) -> Bounds:
     """Those of a composition: the products."""
     parts = list(parts)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d, linear
+from torch.nn.grad import conv2d_weight
 
 
 def same_conv2d(
@@ -29,6 +30,20 @@ def same_conv2d_transpose(
     if _is_pointwise(weight, y):
         return _over_pixels(weight.flatten(1).T, y, None)
     return conv_transpose2d(y, weight, padding=_padding(weight))
+
+
+def same_conv2d_weight_gradient(
+    x: Float[Tensor, "batch inputs height width"],
+    y: Float[Tensor, "batch outputs height width"],
+    weight: Float[Tensor, "outputs inputs rows columns"],
+) -> Float[Tensor, "outputs inputs rows columns"]:
+    """The gradient of ⟨W∗x, y⟩ by W."""
+    if is_matrix(weight, x):
+        return (y.flatten(1).T @ x.flatten(1)).reshape(weight.shape)
+    if _is_pointwise(weight, x):
+        return torch.bmm(y.flatten(2), x.flatten(2).mT).sum(0).reshape(weight.shape)
+    gradient: Tensor = conv2d_weight(x, weight.shape, y, padding=_padding(weight))  # type: ignore[no-untyped-call]  # torch gives it no types
+    return gradient
 
 
 def is_matrix(weight: Tensor, x: Tensor) -> bool:

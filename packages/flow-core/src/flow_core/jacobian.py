@@ -43,27 +43,48 @@ def jacobian(
     """
     if direction not in get_args(Direction):
         raise ValueError(f'expected direction "transform" or "inverse", got {direction!r}')
+    asked = bijection.transform if direction == "transform" else bijection.inverse
+    return jacobian_of(partial(asked, using=using), x, context=context, chunk=chunk)
+
+
+def jacobian_of(
+    function: Callable[..., Tensor],
+    x: Float[Tensor, " batch *shape"],
+    *,
+    context: Context = None,
+    chunk: int | None = None,
+) -> Float[Tensor, "batch dim dim2"]:
+    """The same of any function of a batch that gives as many values as it takes.
+
+    Args:
+        function: Takes a batch, and `context=` where there is one.
+        x: Where.
+        context: First dimension the batch.
+        chunk: Rows per pass; all of them by default.
+
+    Raises:
+        ValueError: If `chunk` is not positive.
+    """
     if chunk is not None and chunk < 1:
         raise ValueError(f"expected a positive chunk or None, got {chunk}")
-    asked = bijection.transform if direction == "transform" else bijection.inverse
-    method = partial(asked, using=using)
     dim = math.prod(x.shape[1:])
     rows = torch.split(torch.arange(dim, device=x.device), chunk or max(dim, 1))
     # Backward passes run in here: in half precision they would round what the solvers solve.
     with torch.inference_mode(mode=False), without_autocast(x), torch.enable_grad():
-        parts = [_rows(method, x, context, part) for part in rows]
+        parts = [_rows(function, x, context, part) for part in rows]
     return torch.cat(parts, dim=1)
 
 
 def _rows(
-    method: Callable[..., Tensor], x: Tensor, context: Context, rows: Tensor
+    function: Callable[..., Tensor], x: Tensor, context: Context, rows: Tensor
 ) -> Float[Tensor, "batch rows dim"]:
     """The given rows of the Jacobian, shape (batch, rows, dim)."""
     count = rows.numel()
     repeated = x.detach().repeat_interleave(count, 0).requires_grad_()
-    if context is not None:
-        context = context.detach().repeat_interleave(count, 0)
-    output = method(repeated, context=context)
+    if context is None:
+        output = function(repeated)
+    else:
+        output = function(repeated, context=context.detach().repeat_interleave(count, 0))
     dim = math.prod(x.shape[1:])
     cotangent = output.new_zeros(len(output), dim)
     position = rows.repeat(x.shape[0])

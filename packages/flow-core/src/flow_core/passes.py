@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flow_core.breakage import LayerWatch
 from flow_core.maps.lipschitz_map import Held, LipschitzMap
+from flow_core.memory.tape import MemoryTape
 from flow_core.record import Report
 from flow_core.settings import DEFAULT_SETTINGS, Settings
 
@@ -23,7 +24,7 @@ Direction: TypeAlias = Literal["transform", "inverse"]
 
 @runtime_checkable
 class Collector(Protocol):
-    """Is shown the input of every layer that has a training surrogate."""
+    """Is shown the inputs of layers that have a training surrogate, and of landmarks."""
 
     def collect(self, layer: nn.Module, x: Tensor) -> None:
         """Take what is wanted of a layer and its input."""
@@ -46,10 +47,11 @@ class Pass(NamedTuple):
         initializes: Whether data-dependent layers take their statistics.
         maps: Maps that are bound already.
         reports: Where solves and log-determinants are told.
-        collector: Is shown the inputs of self-normalizing layers.
+        collector: Is shown the inputs of self-normalizing layers and of landmarks.
         watch: Is shown what every layer does; the pass repeats another, and tells no reports.
         begun: Whether the outermost call has checked and prepared the input.
         nothing: Zeros that stand for all log-determinants where none is wanted.
+        tape: Where compositions leave how their layers are computed again, if they are.
     """
 
     settings: Settings = DEFAULT_SETTINGS
@@ -63,6 +65,7 @@ class Pass(NamedTuple):
     watch: LayerWatch | None = None
     begun: bool = False
     nothing: Tensor | None = None
+    tape: MemoryTape | None = None
 
     def turned(self) -> "Pass":
         """The other way."""
@@ -72,6 +75,11 @@ class Pass(NamedTuple):
     def given(self, context: Tensor | None) -> "Pass":
         """With another context."""
         return self if context is self.context else self._replace(context=context)
+
+    def backtracking(self) -> "Pass":
+        """The other way, for the value alone and told to nobody."""
+        turned = self.turned()
+        return turned._replace(wants_log_det=False, reports=(), collector=None, tape=None)
 
     def holding(self, maps: Mapping[LipschitzMap, Held]) -> "Pass":
         """With more bound maps, in place of those that are held already."""

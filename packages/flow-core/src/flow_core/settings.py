@@ -21,6 +21,8 @@ from flow_solvers import (
 from jaxtyping import Float
 from torch import Tensor
 
+from flow_core.memory.policies import Checkpointed, MemoryPolicy, Reversible
+
 Mode: TypeAlias = Literal["exact", "surrogate", "approximate_inverse"]
 
 
@@ -57,6 +59,8 @@ class Solve:
         bound: BoundMap,
         x: Float[Tensor, " batch *shape"],
         listener: DerivativeListener | None = None,
+        *,
+        linearized: bool = False,
     ) -> Solution:
         """Solve w + G(w) = x, differentiably; see `flow_solvers.resolvent`."""
         return resolvent(
@@ -67,6 +71,7 @@ class Solve:
             tolerance=self.tolerance,
             on_failure=self.on_failure,
             listener=listener,
+            linearized=linearized,
         )
 
 
@@ -98,6 +103,9 @@ class Settings:
             that is every evaluation, the Newton solve and first derivatives; of other maps it is
             the value where no graph is wanted. Everything else runs eager. Needs a C++ compiler on
             CPU; the first evaluation of each kind compiles.
+        memory: What compositions keep for the backward pass in place of what their layers make:
+            `Checkpointed()` the inputs of layers, `Reversible()` the last output alone. None keeps
+            everything, as does what `torch.compile` makes of a whole composition.
 
     Raises:
         ValueError: If there is no such mode, or a batch size is negative.
@@ -108,6 +116,7 @@ class Settings:
     solve: Solve | None = None
     mode: Mode = "exact"
     compiled: frozenset[int] = frozenset()
+    memory: MemoryPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.solve is not None:
@@ -118,6 +127,9 @@ class Settings:
         require_kind("compiled", self.compiled, frozenset, "a frozenset of batch sizes")
         for size in self.compiled:
             require_integer("every batch size of compiled", size, 0)
+        if self.memory is not None:
+            kinds = (Checkpointed, Reversible)
+            require_kind("memory", self.memory, kinds, "Checkpointed() or Reversible()")
         if self.mode not in get_args(Mode):
             raise ValueError(f"expected a mode of {', '.join(get_args(Mode))}, got {self.mode!r}")
 

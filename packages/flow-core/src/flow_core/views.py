@@ -64,7 +64,8 @@ def frozen(model: Dequantized | Flow | Bijection) -> Dequantized | Flow | Biject
     what that one holds.
     """
     if isinstance(model, Dequantized):
-        return Dequantized(frozen(model.flow), model.dequantizer, model.levels)
+        view = frozen(model.flow)
+        return Dequantized(view, model.dequantizer, model.levels, padding=model.padding)
     if isinstance(model, Flow):
         return Flow(model.base, Frozen(model.bijection), model.event_shape)
     return Frozen(model)

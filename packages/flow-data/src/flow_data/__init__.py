@@ -1,6 +1,12 @@
-"""Data for normalising flows: toy densities, functions to fit, integer images, fixed splits."""
+"""Data for normalising flows: toy densities, functions, integer images, tables, fixed splits."""
 
-from flow_data.augment import augment_cifar, augment_mnist, random_flip, random_shift
+from flow_data.augment import (
+    augment_cifar,
+    augment_crops,
+    augment_mnist,
+    random_flip,
+    random_shift,
+)
 from flow_data.batches import batch_indices, batches, batches_per_epoch, in_order
 from flow_data.download import download
 from flow_data.functions import TARGETS, Target, sample_target
@@ -10,6 +16,7 @@ from flow_data.images import (
     download_cifar100,
     download_fashion_mnist,
     download_mnist,
+    image_classes,
     load_celeba,
     load_cifar10,
     load_cifar100,
@@ -24,9 +31,24 @@ from flow_data.integrity import Checksum, DataError, file_checksum
 from flow_data.order import permutation
 from flow_data.sharing import WHOLE, Share
 from flow_data.splits import ImageSplits, Splits, digits_splits, split_images, splits
+from flow_data.tabular import (
+    BUNDLED_TABLES,
+    PUBLISHED_TABLES,
+    TABLE_FILES,
+    Table,
+    TableSplits,
+    load_bundled_table,
+    load_published_table,
+    prepare_tables,
+    read_table,
+    split_table,
+)
 from flow_data.toy import TOY_DENSITIES, ToyDensity, sample_toy
 
 __all__ = [
+    "BUNDLED_TABLES",
+    "PUBLISHED_TABLES",
+    "TABLE_FILES",
     "TARGETS",
     "TOY_DENSITIES",
     "WHOLE",
@@ -36,9 +58,12 @@ __all__ = [
     "ImageSplits",
     "Share",
     "Splits",
+    "Table",
+    "TableSplits",
     "Target",
     "ToyDensity",
     "augment_cifar",
+    "augment_crops",
     "augment_mnist",
     "batch_indices",
     "batches",
@@ -50,7 +75,9 @@ __all__ = [
     "download_fashion_mnist",
     "download_mnist",
     "file_checksum",
+    "image_classes",
     "in_order",
+    "load_bundled_table",
     "load_celeba",
     "load_cifar10",
     "load_cifar100",
@@ -60,11 +87,15 @@ __all__ = [
     "load_imagenet",
     "load_mnist",
     "load_npz_images",
+    "load_published_table",
     "permutation",
+    "prepare_tables",
     "random_flip",
     "random_shift",
+    "read_table",
     "sample_target",
     "sample_toy",
     "split_images",
+    "split_table",
     "splits",
 ]

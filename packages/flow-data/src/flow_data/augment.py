@@ -85,6 +85,16 @@ def augment_cifar(images: Images, generator: torch.Generator, share: Share = WHO
     return random_shift(flipped, pixels, generator, "replicate", share)
 
 
+def augment_crops(images: Images, generator: torch.Generator, share: Share = WHOLE) -> Images:
+    """Pad by four reflected pixels, crop the original size at random, flip with probability 1/2.
+
+    The augmentation of classifiers of CIFAR-10, with the padding of Residual Flows (Chen et al.
+    2019).
+    """
+    cropped = random_shift(images, 4, generator, "reflect", share)
+    return random_flip(cropped, generator, share)
+
+
 def _sources(
     length: int, count: int, pixels: int, generator: torch.Generator, mode: Edge
 ) -> Int[Tensor, "count length"]:

@@ -2,15 +2,14 @@
 
 import hashlib
 import http.client
-import os
 import shutil
-import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from flow_data.integrity import Checksum, DataError, file_checksum, unwritable
+from flow_data.whole_file import whole_file
 
 _PIECE = 1 << 16
 
@@ -24,7 +23,7 @@ def download(
     destination: Path,
     *,
     checksum: Checksum,
-    size: int,
+    size: int | range,
     room: int = 0,
     timeout: float = 30.0,
 ) -> Path:
@@ -38,7 +37,8 @@ def download(
         urls: Addresses of the same file, best first.
         destination: Final name; its folder is created.
         checksum: Digest that the file must have.
-        size: Bytes that the file must have; nothing beyond is read.
+        size: Bytes that the file must have, or a range of them where that is all that is known;
+            nothing beyond is read.
         room: Bytes that must be free besides, for what is made of the file.
         timeout: Seconds of silence after which an address is given up.
 
@@ -50,12 +50,13 @@ def download(
     """
     if destination.exists():
         return _keep(destination, checksum)
+    sizes = range(size, size + 1) if isinstance(size, int) else size
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        require_room(destination.parent, size + room)
-        _from_first(urls, destination, checksum, size, timeout)
+        require_room(destination.parent, sizes[-1] + room)
+        _from_first(urls, destination, checksum, sizes, timeout)
     except OSError as error:
-        raise unwritable(destination, size, error) from error
+        raise unwritable(destination, sizes[-1], error) from error
     return destination
 
 
@@ -81,51 +82,44 @@ def _keep(destination: Path, checksum: Checksum) -> Path:
 
 
 def _from_first(
-    urls: Sequence[str], destination: Path, checksum: Checksum, size: int, timeout: float
+    urls: Sequence[str], destination: Path, checksum: Checksum, sizes: range, timeout: float
 ) -> None:
     failures: list[str] = []
     for url in urls:
         try:
-            _from_one(url, destination, checksum, size, timeout)
+            _from_one(url, destination, checksum, sizes, timeout)
         except _MirrorFailure as failure:
             failures.append(f"{url}: {failure}")
         else:
             return
     remedy = "check the network, or put the file there yourself"
-    raise DataError(destination, f"{size} bytes of {checksum}", " | ".join(failures), remedy)
+    expected = f"{_in_words(sizes)} bytes of {checksum}"
+    raise DataError(destination, expected, " | ".join(failures), remedy)
 
 
-def _from_one(url: str, destination: Path, checksum: Checksum, size: int, timeout: float) -> None:
-    descriptor, name = tempfile.mkstemp(
-        dir=destination.parent, prefix=f".{destination.name}.", suffix=".part"
-    )
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            received = _receive(url, stream, checksum, size, timeout)
-            if received != checksum:
-                raise _MirrorFailure(f"content has {received}")
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp keeps the file private; a data set in a shared folder is for everyone.
-        temporary.chmod(0o644)
-        temporary.replace(destination)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _from_one(
+    url: str, destination: Path, checksum: Checksum, sizes: range, timeout: float
+) -> None:
+    with whole_file(destination) as stream:
+        received = _receive(url, stream, checksum, sizes, timeout)
+        if received != checksum:
+            raise _MirrorFailure(f"content has {received}")
 
 
-def _receive(url: str, stream: BinaryIO, checksum: Checksum, size: int, timeout: float) -> Checksum:
+def _receive(
+    url: str, stream: BinaryIO, checksum: Checksum, sizes: range, timeout: float
+) -> Checksum:
     digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
     received = 0
     response = _open(url, timeout)
     with response:
-        while piece := _read(response, size + 1 - received):
+        while piece := _read(response, sizes.stop - received):
             received += len(piece)
             digest.update(piece)
             stream.write(piece)
-    if received != size:
-        came = f"{received} bytes" if received < size else "more"
-        raise _MirrorFailure(f"expected {size} bytes, got {came}")
+    if received not in sizes:
+        came = f"{received} bytes" if received < sizes.start else "more"
+        raise _MirrorFailure(f"expected {_in_words(sizes)} bytes, got {came}")
     return Checksum(checksum.algorithm, digest.hexdigest())
 
 
@@ -144,3 +138,7 @@ def _read(response: http.client.HTTPResponse, limit: int) -> bytes:
         return response.read(min(_PIECE, limit))
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorFailure(f"broke off: {error}") from error
+
+
+def _in_words(sizes: range) -> str:
+    return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"

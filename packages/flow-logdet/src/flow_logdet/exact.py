@@ -5,10 +5,12 @@ from math import prod
 from typing import final
 
 import torch
+from flow_solvers import SolvedLinearization, factorise
 from flow_solvers.maps import BoundMap, Linearization
 from jaxtyping import Float
 from torch import Tensor
 
+from flow_logdet.dense import log_det_by_factors
 from flow_logdet.determinant import log_abs_det
 from flow_logdet.estimator import LogDet
 from flow_logdet.gradient import keep_precision
@@ -22,7 +24,8 @@ class Exact:
     """log|det| of the Jacobian of every sample, differentiable to any order.
 
     Costs `dim` products. Dimensions 1 and 2 use a closed form (no factorization), larger ones
-    `log_abs_det`.
+    factorise I + J, and leave the factors to the adjoint solve where J is at a solution;
+    `Kind.MONOTONE` factorises I - J² too. Gradients cost one inverse.
 
     Attributes:
         limit: Largest dimension that is accepted.
@@ -55,7 +58,12 @@ class Exact:
         jacobian = linearization.jacobian()
         # Half precision has no factorization, and a log-determinant needs the digits.
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))
-        value = _closed_form(jacobian, kind) if 0 < dim <= 2 else _by_factors(jacobian, kind)
+        if 0 < dim <= 2:
+            value = _closed_form(jacobian, kind)
+        elif torch.compiler.is_compiling():
+            value = _in_compiled_code(jacobian, kind)
+        else:
+            value = _by_factors(linearization, jacobian, kind)
         keep_precision(value, linearization)
         return LogDet(value=value, standard_error=None, products=dim)
 
@@ -79,8 +87,20 @@ def _trace_and_even_part(
     return a + d, torch.addcmul(a * d, b, c, value=-1) + 1
 
 
-def _by_factors(jacobian: Float[Tensor, " batch dim dim"], kind: Kind) -> Float[Tensor, " batch"]:
-    """Σ c·log|det(I + s·J)|."""
+def _by_factors(
+    linearization: Linearization, jacobian: Float[Tensor, " batch dim dim"], kind: Kind
+) -> Float[Tensor, " batch"]:
+    """The value, by factors of I + J that are left behind."""
+    factors = factorise(jacobian)
+    if isinstance(linearization, SolvedLinearization):
+        linearization.leave(factors)
+    return log_det_by_factors(jacobian, factors, kind)
+
+
+def _in_compiled_code(
+    jacobian: Float[Tensor, " batch dim dim"], kind: Kind
+) -> Float[Tensor, " batch"]:
+    """Σ c·log|det(I + s·J)|: compilers take no Function that has a rule for forward mode."""
     eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
     value = jacobian.new_zeros(len(jacobian))
     for s, c in kind.pairs:

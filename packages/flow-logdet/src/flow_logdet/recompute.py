@@ -12,6 +12,7 @@ from typing import Any, cast, final
 import torch
 from flow_solvers import (
     Untransformed,
+    leaves_of,
     refuse_batched,
     refuse_forward_mode,
     require_kind,
@@ -166,7 +167,7 @@ class _Rebuild(Untransformed):
         saved: tuple[Tensor, ...] = ctx.saved_tensors
         needed: tuple[bool, ...] = ctx.needs_input_grad[3:]
         with without_autocast(saved[0]), torch.enable_grad():
-            aliases = [t.detach().requires_grad_(n) for t, n in zip(saved, needed, strict=True)]
+            aliases = leaves_of(saved, needed)
             linearization = ctx.bound.with_tensors(aliases[1:]).linearize(aliases[0])
             outputs = _outputs(linearization, ctx.slot, grad_outputs)
             gradients = _gradients(outputs, [a for a in aliases if a.requires_grad])

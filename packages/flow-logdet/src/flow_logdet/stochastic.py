@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from flow_solvers import refuse_forward_mode, require_integer, require_kind
+from flow_solvers import SolvedLinearization, refuse_forward_mode, require_integer, require_kind
 from flow_solvers.maps import BoundMap, Linearization
 from flow_solvers.precision import in_float64
 from jaxtyping import Float
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from flow_logdet.estimator import LogDet
 from flow_logdet.first_order import control_samples, first_order_of, has_first_order
-from flow_logdet.gradient import Estimate, Pairs, is_differentiable, keep_precision, with_gradient
+from flow_logdet.gradient import (
+    Estimate,
+    Pairs,
+    Surrogate,
+    is_differentiable,
+    keep_precision,
+    with_gradient,
+)
 from flow_logdet.kinds import Kind
 from flow_logdet.probes import Probe
 
@@ -54,11 +61,11 @@ class StochasticEstimator(ABC):
     def log_det(self, linearization: Linearization, kind: Kind) -> LogDet:
         """An estimate per sample, with the first derivative of the log-determinant."""
         refuse_forward_mode(linearization.point, *linearization.bound.tensors())
-        estimate = self.estimate(linearization, kind)
+        estimate = self.estimate(_plain(linearization), kind)
         value, products = estimate.value, estimate.products
         if is_differentiable(linearization):
             surrogate = estimate.surrogate(kind)
-            value = with_gradient(value, surrogate(linearization))
+            value = with_gradient(value, _attached(linearization, surrogate))
             keep_precision(value, linearization)
             products += surrogate.products
         return estimate.log_det(value, products)
@@ -118,6 +125,18 @@ def estimate_from_probes(
         pairs=result.pairs,
         controlled=probes if controlled else None,
     )
+
+
+def _plain(linearization: Linearization) -> Linearization:
+    """The same without a graph, where there is one."""
+    return linearization.plain if isinstance(linearization, SolvedLinearization) else linearization
+
+
+def _attached(linearization: Linearization, surrogate: Surrogate) -> Float[Tensor, " batch"]:
+    """What has the gradient of the surrogate."""
+    if isinstance(linearization, SolvedLinearization):
+        return linearization.attach(surrogate)
+    return surrogate(linearization)
 
 
 def check_counts(**counts: object) -> None:

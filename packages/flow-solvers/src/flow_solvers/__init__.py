@@ -8,6 +8,7 @@ from flow_solvers.broyden import Broyden
 from flow_solvers.compiled import CompiledFunction, CompiledMap
 from flow_solvers.defaults import default_solver
 from flow_solvers.direct import Direct
+from flow_solvers.factors import Factored, Factors, factorise
 from flow_solvers.fallback import Fallback
 from flow_solvers.function_map import AutogradLinearization, FunctionMap, MapFunction
 from flow_solvers.gmres import Gmres, gmres
@@ -31,7 +32,15 @@ from flow_solvers.maps import BoundMap, Index, Linearization
 from flow_solvers.newton import Newton
 from flow_solvers.picard import Picard
 from flow_solvers.precision import widen, without_autocast, without_autocast_backward
-from flow_solvers.pull_back import pull_back
+from flow_solvers.pull_back import added, gradients, leaves_of, pull_back
+from flow_solvers.recorded import (
+    Functional,
+    PullBack,
+    Recorded,
+    RecordingMap,
+    SolvedLinearization,
+    Unpack,
+)
 from flow_solvers.resolvent import fixed_point, resolvent
 from flow_solvers.samples import SMALL_DIMENSION
 from flow_solvers.solution import Solution, SolverError, Status
@@ -51,8 +60,11 @@ __all__ = [
     "CompiledMap",
     "DerivativeListener",
     "Direct",
+    "Factored",
+    "Factors",
     "Fallback",
     "FunctionMap",
+    "Functional",
     "Gmres",
     "Index",
     "JacobianLinearization",
@@ -64,20 +76,29 @@ __all__ = [
     "OnFailure",
     "Operator",
     "Picard",
+    "PullBack",
+    "Recorded",
+    "RecordingMap",
     "Solution",
+    "SolvedLinearization",
     "Solver",
     "SolverError",
     "Status",
     "Tangent",
     "Tolerance",
+    "Unpack",
     "Untransformed",
+    "added",
     "default_adjoint",
     "default_solver",
     "derivative_error",
+    "factorise",
     "fixed_point",
     "gmres",
+    "gradients",
     "iterate",
     "krylov",
+    "leaves_of",
     "pull_back",
     "refuse_batched",
     "refuse_forward_mode",

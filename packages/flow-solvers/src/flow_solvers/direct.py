@@ -1,5 +1,6 @@
 """Direct linear solves for small dimensions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from flow_solvers import samples
 from flow_solvers.arguments import require_number
 from flow_solvers.krylov.process import unit
 from flow_solvers.linear import LinearSolution, Operator, relative_tolerance, rounding_floor
-from flow_solvers.shifted import solve_refined
+from flow_solvers.shifted import factorised, refined
 from flow_solvers.solution import Status
 
 
@@ -31,17 +32,29 @@ class Direct:
     @torch.no_grad()
     def solve(self, operator: Operator, rhs: Float[Tensor, " batch *shape"]) -> LinearSolution:
         """Solve A v = g."""
-        direction, scale = unit(samples.flat(rhs))
-        if not bool(scale.any()):
+        if not bool(rhs.any()):
             return _nothing(rhs)
         shift = operator.shift()
-        rtol = relative_tolerance(self.rtol, rhs)
-        value, relative = solve_refined(shift, direction)
-        accepted = relative <= rtol
-        if not bool(accepted.all()):
-            size = torch.linalg.matrix_norm(shift) + 1
-            accepted = relative <= rounding_floor(size * samples.plain_norm(value), rtol)
-        return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
+        return solve_dense(shift, factorised(shift), rhs, relative_tolerance(self.rtol, rhs))
+
+
+@torch.no_grad()
+def solve_dense(
+    shift: Float[Tensor, " batch dim dim"],
+    solve: Callable[[Tensor], Tensor],
+    rhs: Float[Tensor, " batch *shape"],
+    rtol: float,
+) -> LinearSolution:
+    """Solve (I + shift) v = g by a `solve` of vectors, refined once."""
+    direction, scale = unit(samples.flat(rhs))
+    if not bool(scale.any()):
+        return _nothing(rhs)
+    value, relative = refined(shift, solve, direction)
+    accepted = relative <= rtol
+    if not bool(accepted.all()):
+        size = torch.linalg.matrix_norm(shift) + 1
+        accepted = relative <= rounding_floor(size * samples.plain_norm(value), rtol)
+    return _solution(value * scale.unsqueeze(1), relative, accepted, scale, rhs)
 
 
 def _solution(

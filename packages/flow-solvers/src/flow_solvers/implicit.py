@@ -13,7 +13,9 @@ from torch import Tensor
 
 from flow_solvers.compiled import run
 from flow_solvers.direct import Direct
+from flow_solvers.factors import Factored, Factors
 from flow_solvers.function_map import FunctionMap
+from flow_solvers.gmres import Gmres
 from flow_solvers.jacobian import JacobianLinearization
 from flow_solvers.linear import (
     Adjoint,
@@ -25,8 +27,16 @@ from flow_solvers.linear import (
 )
 from flow_solvers.maps import BoundMap, Linearization
 from flow_solvers.precision import without_autocast, without_autocast_backward
-from flow_solvers.pull_back import gradients, pull_back_to
+from flow_solvers.pull_back import added, gradients, leaves_of, pull_back_to
 from flow_solvers.purity import require_function, state_of, warn_of_lost_gradients
+from flow_solvers.recorded import (
+    Functional,
+    Recorded,
+    RecordingMap,
+    Records,
+    Remembering,
+    SolvedLinearization,
+)
 from flow_solvers.root import Demand, pull_root
 from flow_solvers.solution import Solution, SolverError
 from flow_solvers.solver import Solver
@@ -60,6 +70,7 @@ class Problem:
     tolerance: Tolerance
     on_failure: OnFailure
     listener: DerivativeListener | None = None
+    linearized: bool = False
 
     def at(self, tensors: Sequence[Tensor]) -> BoundMap:
         """The map with other tensors."""
@@ -74,13 +85,33 @@ class _Slot:
         self.differentiates = torch.is_grad_enabled()
         self.loses_gradients = False
         self.solution: Solution | None = None
+        self.record: Recorded | None = None
+        self.records = Records()
 
     def solve(self, problem: "Problem", x: Tensor) -> Solution:
         """Solve from the start, and look at maps that may be no functions."""
-        bound, tolerance = problem.bound, problem.tolerance
+        bound = problem.bound
+        if problem.linearized and isinstance(bound, RecordingMap):
+            return self._recorded(problem, bound, x)
         if not isinstance(bound, FunctionMap):
-            return problem.solver.solve(bound, x, self.start, tolerance)
-        before = state_of(bound)
+            return problem.solver.solve(bound, x, self.start, problem.tolerance)
+        return self._of_callable(problem, bound, x)
+
+    def _recorded(self, problem: "Problem", bound: RecordingMap, x: Tensor) -> Solution:
+        """Solve, and have a record of the solution."""
+        remembering = Remembering(bound)
+        solution = problem.solver.solve(remembering, x, self.start, problem.tolerance)
+        known, last = solution.linearization, remembering.last
+        # What belongs to the caller may change before the backward pass.
+        if known is None or known.point is self.start:
+            known = remembering.remember(solution.value)
+            self.record = remembering.last
+        elif last is not None and known is last.linearization:
+            self.record = last
+        return replace(solution, linearization=known)
+
+    def _of_callable(self, problem: "Problem", bound: FunctionMap, x: Tensor) -> Solution:
+        tolerance, before = problem.tolerance, state_of(bound)
         solution = problem.solver.solve(bound, x, self.start, tolerance)
         with torch.set_grad_enabled(self.differentiates):
             self.loses_gradients = require_function(bound, x, solution, tolerance, before)
@@ -100,21 +131,24 @@ def solve_implicit(
     """
     refuse_transforms(x, start, *tensors)
     slot = _Slot(start)
-    value, jacobian = cast("tuple[Tensor, Tensor | None]", _Root.apply(problem, slot, x, *tensors))
+    value, jacobian, handle = cast("_Outputs", _Root.apply(problem, slot, x, *tensors))
     assert slot.solution is not None
     if slot.loses_gradients:
         warn_of_lost_gradients()
-    linearization = None
+    linearization: Linearization | None = None
     if jacobian is not None:
         linearization = JacobianLinearization(problem.at(tensors), value, x - value, jacobian)
+    elif handle is not None and slot.record is not None:
+        bound, plain, at = problem.at(tensors), slot.record.linearization, x - value
+        linearization = SolvedLinearization(
+            bound, value, at, plain, records=slot.records, handle=handle
+        )
     return replace(slot.solution, value=value, linearization=linearization)
 
 
 class _Root(Untransformed):
     @staticmethod
-    def forward(
-        problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(problem: Problem, slot: _Slot, x: Tensor, *tensors: Tensor) -> "_Outputs":
         del tensors
         with without_autocast(x):
             solution = slot.solve(problem, x.detach())
@@ -123,31 +157,40 @@ class _Root(Untransformed):
         # context keeps must not be an output, which would keep the context.
         value = solution.value
         value = value.clone() if value is slot.start else value.detach()
-        if not isinstance(known, JacobianLinearization):
-            return value, None
-        return value, known.matrix.detach()
+        handle = None if slot.record is None else x.new_zeros(len(x))
+        matrix = known.matrix.detach() if isinstance(known, JacobianLinearization) else None
+        return value, matrix, handle
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         problem, slot, _, *tensors = inputs
-        value, jacobian = output
-        ctx.problem = problem
-        ctx.known = slot.solution.linearization
+        value, jacobian, _ = output
+        ctx.problem, ctx.records = problem, slot.records
+        # Of a record the context keeps no tensor of its own: those are saved.
+        ctx.known = slot.solution.linearization if slot.record is None else None
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(value, jacobian, *tensors)
+        ctx.save_for_backward(value, jacobian, *tensors, *slot.records.pack(slot.record))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        value, jacobian, *tensors = ctx.saved_tensors
-        if cotangents == (None, None):
-            return (None, None, None, *(None for _ in tensors))
+        needed, records = ctx.needs_input_grad[3:], ctx.records
+        if all(cotangent is None for cotangent in cotangents):
+            return (None, None, None, *(None for _ in needed))
         refuse_batched(*cotangents)
-        point = _Point(ctx.problem, value, jacobian, tensors, ctx.needs_input_grad[3:], ctx.known)
+        value, jacobian, *saved = ctx.saved_tensors
+        tensors, record = saved[: len(needed)], records.unpacked(saved[len(needed) :])
+        known, function, factors = ctx.known, records.function, records.factors
+        point = _Point(
+            ctx.problem, value, jacobian, tensors, needed, known, record, function, factors
+        )
         with without_autocast(value):
             solved, grads = point.pull_back(*cotangents)
         _keep_precision((solved, *grads), (value, *tensors, *cotangents))
         return (None, None, solved, *grads)
 
+
+_Outputs: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+"""The solution, its whole Jacobian, and the handle of a function of its record."""
 
 # Torch would inspect the signature anew at every call.
 _Root.forward.__dict__["__signature__"] = inspect.signature(_Root.forward)
@@ -168,13 +211,18 @@ class _Point:
     tensors: Sequence[Tensor]
     needed: Sequence[bool]
     known: Linearization | None
+    record: Recorded | None
+    function: Functional | None
+    factors: Factors | None
 
     def pull_back(
-        self, along: Tensor | None, along_jacobian: Tensor | None
+        self, along: Tensor | None, along_jacobian: Tensor | None, along_handle: Tensor | None
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Gradients by x and by the tensors."""
         along = torch.zeros_like(self.value) if along is None else along
-        again = torch.is_grad_enabled()
+        again, record = torch.is_grad_enabled(), self.record
+        if record is not None and not again:
+            return self._by_record(record, along, along_handle)
         whole = None if again else self._at_once(along, along_jacobian)
         if whole is not None:
             return whole
@@ -182,8 +230,40 @@ class _Point:
         if along_jacobian is not None:
             by_point, earlier = self._pull_jacobian(along_jacobian)
             along = along + by_point
+        if along_handle is not None and self.function is not None:
+            by_point, earlier = self._pull_function(self.function, along_handle)
+            along = along + by_point
         solved, grads = self._graphed(along) if again else self._plain(along)
-        return solved, [_sum(*pair) for pair in zip(earlier, grads, strict=True)]
+        return solved, [added(*pair) for pair in zip(earlier, grads, strict=True)]
+
+    def _by_record(
+        self, record: Recorded, along: Tensor, along_handle: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """First derivatives without another evaluation, those by the tensors all at once."""
+        pulled, function = record.pull_back(self.needed), self.function
+        if along_handle is not None and function is not None:
+            along = along + pulled.functional(function, along_handle)
+        solved = _solve(self._by_factors(), Adjoint(pulled.linearization), along)
+        if any(self.needed):
+            pulled.value(-solved)
+        return solved, pulled.tensors()
+
+    def _by_factors(self) -> Problem:
+        """The problem, whose adjoint needs no products where factors of I + J exist."""
+        adjoint, factors = self.problem.adjoint, self.factors
+        if factors is None or not isinstance(adjoint, Direct | Gmres):
+            return self.problem
+        return replace(self.problem, adjoint=Factored(factors, adjoint))
+
+    def _pull_function(
+        self, function: Functional, along: Tensor
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradients of the function of the record, which can be differentiated again."""
+        point, *tensors = _aliases((self.value, *self.tensors))
+        image = function(self.problem.at(tensors).linearize(point))
+        by_point, *grads = gradients([image], [point, *tensors], (True, *self.needed), [along])
+        assert by_point is not None
+        return by_point, grads
 
     def _at_once(
         self, along: Tensor, along_jacobian: Tensor | None
@@ -218,7 +298,7 @@ class _Point:
     def _plain(self, along: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """First derivatives: one graph of G for the tensors, shared with the adjoint solve."""
         linearization, point = self.known, self.value.detach()
-        leaves = _leaves(self.tensors, self.needed)
+        leaves = leaves_of(self.tensors, self.needed)
         bound = self.problem.at(leaves)
         with torch.set_grad_enabled(any(self.needed)):
             if linearization is None:
@@ -284,7 +364,7 @@ def _curvature(
         return [None] * len(needed)
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        point, *tensors = _aliases(inputs) if again else _leaves(inputs, needed)
+        point, *tensors = _aliases(inputs) if again else leaves_of(inputs, needed)
         product = problem.at(tensors).linearize(point).jvp(right)
     return gradients([product], [point, *tensors], needed, [-left])
 
@@ -324,13 +404,3 @@ def _keep_precision(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | No
 
 def _aliases(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.view_as(t) if t.requires_grad else t for t in tensors]
-
-
-def _leaves(tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
-    return [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
-
-
-def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second

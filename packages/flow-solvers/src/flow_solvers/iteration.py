@@ -12,6 +12,7 @@ from torch import Tensor
 from flow_solvers import samples
 from flow_solvers.ledger import Counts, Flags, Ledger, Numbers, every
 from flow_solvers.maps import BoundMap, Index, Linearization
+from flow_solvers.recorded import Remembering
 from flow_solvers.solution import Solution
 from flow_solvers.tolerance import Tolerance, require_same_shape
 
@@ -107,6 +108,8 @@ class _Iteration:
         self.rows: Counts | None = None
         self.outcome: _Outcome | None = None
         self.unit: Float[Tensor, " batch *ones"] | None = None
+        self.remembered: Linearization | None = None
+        self.settled: Flags | None = None
 
     def run(self, budget: int) -> Solution:
         """Evaluate until every sample is solved or given up."""
@@ -119,11 +122,12 @@ class _Iteration:
             for _ in range(unseen):
                 self.w = self.x - self._image()
             calls += unseen + 1
-            self._evaluate(unseen + 1)
+            wanted = isinstance(self.bound, Remembering)
+            self._evaluate(unseen + 1, ends=wanted and ledger.may_end_after(unseen + 1))
         return self._solution(ledger, calls)
 
-    def _evaluate(self, evaluations: int) -> Ledger:
-        value = self._image()
+    def _evaluate(self, evaluations: int, *, ends: bool = False) -> Ledger:
+        value = self._recorded_image() if ends else self._image()
         require_same_shape(value, self.w)
         self.residual = self.x - self.w
         self.residual -= value
@@ -134,15 +138,25 @@ class _Iteration:
         else:
             lengths, ledger = [*samples.lengths(*measured)], self.ledger
         norm, size_w, size_value = lengths
+        self.settled = ledger.solved
         ledger.judge(norm, size_w, size_value, evaluations)
         self._keep_best(ledger.better)
         return ledger
 
     def _image(self) -> Float[Tensor, " batch *shape"]:
         """G(w), in the units of the samples as w is."""
+        self.remembered = None
         if self.unit is None:
             return self.method.evaluate(self.bound, self.w)
         return self.method.evaluate(self.bound, self.w / self.unit) * self.unit
+
+    def _recorded_image(self) -> Float[Tensor, " batch *shape"]:
+        """The same, with a record where one is wanted and methods leave the evaluation to us."""
+        plain = type(self.method).evaluate is Method.evaluate
+        if not (plain and self.unit is None and isinstance(self.bound, Remembering)):
+            return self._image()
+        self.remembered = self.bound.remember(self.w)
+        return self.remembered.value
 
     def _rescaled(
         self, lengths: Float[np.ndarray, " tensors batch"]
@@ -228,14 +242,18 @@ class _Iteration:
             norm /= self.unit.reshape(len(norm)).numpy(force=True)
         return _Outcome(value, norm, ledger.status(), ledger.evaluations.copy())
 
+    def _is_at_best(self, ledger: Ledger) -> bool:
+        """Whether w is the best iterate of all samples: those solved before have not moved."""
+        return every(ledger.better if self.settled is None else ledger.better | self.settled)
+
     def _solution(self, ledger: Ledger, calls: int) -> Solution:
         outcome = self._part(ledger)
         kept = None
         if self.outcome is not None and self.rows is not None:
             self.outcome.store(self.rows, outcome)
             outcome = self.outcome
-        elif self.best is self.w and self.unit is None:
-            kept = self.method.linearization
+        elif self._is_at_best(ledger) and self.unit is None:
+            kept = self.method.linearization if self.remembered is None else self.remembered
         value = outcome.value
         rms = outcome.norm / math.sqrt(max(samples.flat(self.x).shape[1], 1))
         return Solution(

@@ -17,6 +17,9 @@ Counts: TypeAlias = Int[np.ndarray, " batch"]
 
 # Room for a sample to contract faster than it did: steps that are made unseen, of those expected.
 _CAUTION = 0.75
+# A look at a residual that may be so much above the limit, by the rate of the last step, is
+# expected to be the last one: to record in vain costs little, not to record a whole evaluation.
+_HOPE = 30.0
 
 
 def every(flags: Flags) -> bool:
@@ -64,6 +67,7 @@ class Ledger:
         self.solved = self.better = self.done = self.reset = none
         self.coasting = coast > 0
         self.unseen = 0
+        self._before, self._limit = self.best, self._threshold
         self._none, self._fresh = none, np.zeros(sizes.shape, np.int64)
         self.evaluations = self._stale = self._fresh
 
@@ -83,6 +87,7 @@ class Ledger:
         limit = self._threshold + self._rtol * (size_w + size_value)
         # A strict comparison keeps out infinities and NaN; sizes that overflow tell nothing.
         met = (norm < limit) & (limit < np.inf)
+        self._before, self._limit = self.best, limit
         self.norm, self.better = norm, met | (norm < self.best)
         if self.coasting:
             self._foresee(limit)
@@ -92,6 +97,14 @@ class Ledger:
             self._stale, self.reset = self._fresh, self._none
         else:
             self._merge()
+
+    @np.errstate(all="ignore")
+    def may_end_after(self, steps: int) -> bool:
+        """Whether so many steps, as good as the last one, may well solve every sample."""
+        # Nothing is known of a first step.
+        rate = np.where(self._before < np.inf, self.norm / self._before, 1.0)
+        ahead = self.norm * np.minimum(rate, 1.0) ** steps
+        return every((ahead < _HOPE * self._limit) | self.done)
 
     def _foresee(self, limit: Numbers) -> None:
         """Count the steps to the tolerance at the rate of the last one."""

@@ -65,13 +65,23 @@ def _by_transform(
 def _by_autograd(
     bound: BoundMap, w: Tensor, along: Cotangents, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    leaves = [
-        t.detach().requires_grad_(n) for t, n in zip((w, *bound.tensors()), wanted, strict=True)
-    ]
+    leaves = leaves_of((w, *bound.tensors()), wanted)
     with torch.enable_grad():
         outputs = _outputs(bound.with_tensors(leaves[1:]), leaves[0], along)
     with torch.no_grad():
         return gradients(outputs, leaves, wanted, _given(along))
+
+
+def leaves_of(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    """The tensors as the beginnings of a graph, as far as their gradients are wanted."""
+    return [t.detach().requires_grad_(n) for t, n in zip(tensors, wanted, strict=True)]
+
+
+def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, of which None is zero."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _outputs(bound: BoundMap, w: Tensor, along: Cotangents) -> tuple[Tensor, ...]:

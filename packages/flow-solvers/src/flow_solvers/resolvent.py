@@ -36,6 +36,7 @@ def resolvent(
     lipschitz: float | None = None,
     on_failure: OnFailure = "raise",
     listener: DerivativeListener | None = None,
+    linearized: bool = False,
 ) -> Solution:
     """Solve w + G(w) = x for w, differentiably.
 
@@ -56,6 +57,8 @@ def resolvent(
             the caller to look at `status`, and warn of derivatives.
         listener: Told of every linear solve of the derivatives, with its status. Where it returns
             True it deals with failures, and nothing is raised or warned of.
+        linearized: Whether the solution is to have its linearization too, where `bound` is a
+            `RecordingMap`: the last evaluation is recorded, and all derivatives are had from that.
 
     Raises:
         SolverError: A sample was not solved and `on_failure` is "raise".
@@ -73,6 +76,7 @@ def resolvent(
         tolerance,
         on_failure,
         listener,
+        linearized,
     )
     first = x.detach() if start is None else start.detach().to(x.dtype)
     solution = solve_implicit(problem, x, first, tensors)

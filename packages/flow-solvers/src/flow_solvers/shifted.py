@@ -17,17 +17,25 @@ def solve_shifted(
     Dimensions one and two use Cramer's rule, which costs a dozen elementwise operations where a
     batched LU factorisation costs ten times as much.
     """
-    return _factorised(jacobian)(rhs)
+    return factorised(jacobian)(rhs)
 
 
 def solve_refined(
     jacobian: Float[Tensor, " batch dim dim"], rhs: Float[Tensor, " batch dim"]
 ) -> tuple[Float[Tensor, " batch dim"], Float[Tensor, " batch"]]:
-    """s with (I + J) s = r and |r - s - J s|, after a step of refinement where that helped.
+    """s with (I + J) s = r and |r - s - J s|, after a step of refinement where that helped."""
+    return refined(jacobian, factorised(jacobian), rhs)
+
+
+def refined(
+    jacobian: Float[Tensor, " batch dim dim"],
+    solve: Callable[[Tensor], Tensor],
+    rhs: Float[Tensor, " batch dim"],
+) -> tuple[Float[Tensor, " batch dim"], Float[Tensor, " batch"]]:
+    """`solve_refined` by r -> (I + J)⁻¹ r.
 
     The only direct solve of linear systems: it has no branches, so that it can be compiled.
     """
-    solve = _factorised(jacobian)
     first = solve(rhs)
     residual = _residual(jacobian, first, rhs)
     second = first + solve(residual)
@@ -49,7 +57,7 @@ def _residual(
     return rhs - value - image
 
 
-def _factorised(jacobian: Float[Tensor, " batch dim dim"]) -> Callable[[Tensor], Tensor]:
+def factorised(jacobian: Float[Tensor, " batch dim dim"]) -> Callable[[Tensor], Tensor]:
     """r -> (I + J)⁻¹ r."""
     dim = jacobian.shape[1]
     if dim == 1:

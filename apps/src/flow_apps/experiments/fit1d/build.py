@@ -8,6 +8,7 @@ from flow_apps.experiments.fit1d.data import Fit1dBatches
 from flow_apps.experiments.fit1d.loss import FitLoss
 from flow_apps.experiments.fit1d.model import build_flow
 from flow_apps.experiments.fit1d.tests import Fit1dFigures, Fit1dTests
+from flow_apps.parts.settings import kept
 from flow_apps.parts.upkeep import LipschitzUpkeep
 from flow_apps.training import Builders, Parts, Upkeep
 
@@ -16,7 +17,7 @@ def build_parts(config: Fit1dConfig, model: Flow, compiled: frozenset[int]) -> P
     """Fresh points, the error of the fit there, and its picture."""
     return Parts(
         data=Fit1dBatches(config),
-        loss=FitLoss(model, Settings(compiled=compiled)),
+        loss=FitLoss(model, Settings(compiled=compiled, memory=kept(config.training))),
         tests=Fit1dTests(config, model, Settings()),
         figures=Fit1dFigures(config, model),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from flow_apps.experiments.fit1d.config import Fit1dConfig
 from flow_apps.figures.fit import draw_fit
 from flow_apps.parts.invertibility import Invertibility
+from flow_apps.parts.merit import mean_of
 from flow_apps.training import Tested, Tests, Workers
 from flow_apps.training.randomness import generator
 
@@ -31,11 +32,11 @@ class Fit1dTests(Tests):
         self.config = config
         self.model = model
         self.using = using
-        self.invertibility = Invertibility(model, model.bijection, self._final, using)
+        self.invertibility = Invertibility(model.bijection, self._final, using)
 
     def evaluate(self, split: str, step: int, workers: Workers) -> dict[str, float]:
         """Mean squared error."""
-        return {"mse": float(self._squared_errors(split, step, workers).mean())}
+        return mean_of("mse", self._squared_errors(split, step, workers))
 
     def test(self, workers: Workers) -> Tested:
         """Every point of the final test."""
@@ -43,7 +44,7 @@ class Fit1dTests(Tests):
         return Tested("squared_errors", errors, "mse", errors)
 
     def audit(self) -> Mapping[str, object]:
-        """Round trip and certified bounds."""
+        """Round trip."""
         return self.invertibility.audit()
 
     def diagnose(self) -> Diagnostics:

@@ -6,6 +6,7 @@ import torch
 from flow_core.dequantization import Dequantized
 from flow_core.models import FlowConfig, image_flow
 from flow_core.settings import Settings
+from flow_data import ImageSplits
 
 from flow_apps.config.contraction import ContractionConfig
 from flow_apps.experiments.glow.config import GlowConfig
@@ -15,9 +16,13 @@ from flow_apps.figures.images import draw_images
 from flow_apps.parts.image_sets import load_images, resolved
 from flow_apps.parts.images import ImageBatches, ImageTests
 from flow_apps.parts.noise import dequantized
+from flow_apps.parts.settings import SplitSettings, kept
 from flow_apps.parts.upkeep import LipschitzUpkeep
 from flow_apps.training import Builders, Loss, Parts, Upkeep
 from flow_apps.training.randomness import derive_seed
+
+_CONTRACTION = ContractionConfig()
+"""Of exponential convolutions and of noise made by blocks."""
 
 
 def build_model(config: GlowConfig) -> Dequantized:
@@ -26,15 +31,16 @@ def build_model(config: GlowConfig) -> Dequantized:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "model"))
         flow = image_flow(flow_config, config.images.image_shape)
-        return dequantized(flow, config.dequantizer, config.images)
+        return dequantized(flow, config.dequantizer, config.images, _CONTRACTION)
 
 
 def build_parts(config: GlowConfig, model: Dequantized, compiled: frozenset[int]) -> Parts:
     """Images, what the flow is trained on, its likelihood, and pictures."""
     del compiled  # the config refuses it
-    images, loss = load_images(config.images), _loss(config, model)
-    data = ImageBatches(images.train, config.training, config.images)
-    likelihood = ImageTests(model, images, config.images, Settings())
+    using = Settings(memory=kept(config.training))
+    images, loss = load_images(config.images), _loss(config, model, using)
+    data = ImageBatches(images.train, config.training, config.images, model.noise_shape)
+    likelihood = ImageTests(model, images, config.images, SplitSettings())
     tests = GlowTests(config, likelihood, loss, data)
     return Parts(
         data=data,
@@ -49,16 +55,21 @@ def resolve(config: GlowConfig) -> GlowConfig:
     return replace(config, images=resolved(config.images))
 
 
-def _loss(config: GlowConfig, model: Dequantized) -> Loss:
+def _loss(config: GlowConfig, model: Dequantized, using: Settings) -> Loss:
     if config.flow.linear == "self-normalizing" and config.self_norm.surrogate:
-        return SurrogateLoss(model, config.self_norm)
+        return SurrogateLoss(model, config.self_norm, using)
     leave_approximate_inverses(model)
-    return GlowLoss(model)
+    return GlowLoss(model, using)
 
 
 def build_upkeep(_config: GlowConfig, model: Dequantized) -> Upkeep:
     """What keeps its maps contractions."""
-    return LipschitzUpkeep(model, ContractionConfig())
+    return LipschitzUpkeep(model, _CONTRACTION)
+
+
+def read_images(config: GlowConfig) -> ImageSplits:
+    """Real images."""
+    return load_images(config.images)
 
 
 BUILDERS = Builders(
@@ -67,4 +78,5 @@ BUILDERS = Builders(
     upkeep=build_upkeep,
     resolve=resolve,
     draw_samples=draw_images,
+    images=read_images,
 )

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from flow_apps.config import TrainingConfig, only_with, require, require_counts
 from flow_apps.config.dequantization import NoiseConfig
 from flow_apps.config.images import ImagesConfig
+from flow_apps.config.neighbours import OtherThan, any_of
 
 ArchitectureName: TypeAlias = Literal["glow", "cnn", "fully-connected"]
 LinearName: TypeAlias = Literal[
@@ -33,6 +34,15 @@ ReconstructionName: TypeAlias = Literal["plain", "symmetric", "inverse_only"]
 
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
+_WITH_KERNELS = (*_WITH_TAPS, "self-normalizing", "exact", "exponential")
+
+_GLOW = ("architecture", ("glow",))
+_IMAGES = ("architecture", ("glow", "cnn"))
+_MACOW = only_with(_IMAGES, ("linear", ("macow",)))
+_SPLINE = only_with(("activation", ("spline",)))
+_SELF_NORMALIZING = ("flow.linear", ("self-normalizing",))
+_SURROGATE = only_with(_SELF_NORMALIZING, ("surrogate", (True,)))
+_GECO = only_with(("geco_rate", OtherThan(None)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +80,35 @@ class LayersConfig:
         default="inverse-conv",
         metadata=only_with(("architecture", ("glow", "cnn")), otherwise="exact"),
     )
-    kernel_size: int = 3
+    kernel_size: int = field(default=3, metadata=only_with(_IMAGES, ("linear", _WITH_KERNELS)))
     num_blocks: int = 2
     block_size: int = 4
-    actnorm: bool = True
-    actnorm_bound: float | None = None
-    mixing: MixingName = "none"
-    coupling: CouplingName = "affine"
-    coupling_width: int = 512
-    macow_width: int = 4
-    macow_scale: MacowScaleName = "bounded-exp"
-    macow_form: MacowFormName = "plain"
-    split_prior: bool = True
+    actnorm: bool = field(default=True, metadata=only_with(_GLOW))
+    actnorm_bound: float | None = field(
+        default=None, metadata=only_with(_GLOW, ("actnorm", (True,)))
+    )
+    mixing: MixingName = field(default="none", metadata=only_with(_GLOW))
+    coupling: CouplingName = field(default="affine", metadata=only_with(_GLOW))
+    coupling_width: int = field(
+        default=512,
+        metadata=only_with(
+            _GLOW, any_of(("coupling", OtherThan("none")), ("split_prior", (True,)))
+        ),
+    )
+    macow_width: int = field(default=4, metadata=_MACOW)
+    macow_scale: MacowScaleName = field(default="bounded-exp", metadata=_MACOW)
+    macow_form: MacowFormName = field(default="plain", metadata=_MACOW)
+    split_prior: bool = field(default=True, metadata=only_with(_GLOW))
     activation: ElementwiseName = "none"
-    n_bins: int = 5
-    tail_bound: float = 10.0
-    individual: bool = False
+    n_bins: int = field(default=5, metadata=_SPLINE)
+    tail_bound: float = field(default=10.0, metadata=_SPLINE)
+    individual: bool = field(default=False, metadata=_SPLINE)
     tap_bound: float | None = field(
         default=None, metadata=only_with(("linear", _WITH_TAPS), otherwise=None)
     )
-    exponential_coeff: float = 0.9
+    exponential_coeff: float = field(
+        default=0.9, metadata=only_with(_IMAGES, ("linear", ("exponential",)))
+    )
     alpha: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -116,18 +135,18 @@ class SelfNormConfig:
         approximate_samples: Whether samples by approximate inverses are drawn beside exact ones.
     """
 
-    surrogate: bool = True
-    reconstruction: ReconstructionName = "plain"
-    reconstruction_weight: float = 1.0
+    surrogate: bool = field(default=True, metadata=only_with(_SELF_NORMALIZING))
+    reconstruction: ReconstructionName = field(default="plain", metadata=_SURROGATE)
+    reconstruction_weight: float = field(default=1.0, metadata=_SURROGATE)
     geco_rate: float | None = field(
         default=None,
         metadata=only_with(
             ("surrogate", (True,)), ("flow.linear", ("self-normalizing",)), otherwise=None
         ),
     )
-    geco_tolerance: float = 1e-3
-    geco_memory: float = 0.9
-    approximate_samples: bool = False
+    geco_tolerance: float = field(default=1e-3, metadata=_GECO)
+    geco_memory: float = field(default=0.9, metadata=_GECO)
+    approximate_samples: bool = field(default=False, metadata=_SURROGATE)
 
     def __post_init__(self) -> None:
         weight, rate = self.reconstruction_weight, self.geco_rate

@@ -3,6 +3,7 @@
 import torch
 from flow_core.dequantization import Dequantized, bits_per_dim
 from flow_core.layers import Geco, SelfNormConv2d, TrainingSurrogate
+from flow_core.settings import Settings
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,12 +16,20 @@ class GlowLoss(IntegerLoss):
     """Mean negative log-likelihood in nats of integer images.
 
     In nats a sample, as in the papers, whose norms of clipped gradients mean that.
+
+    Args:
+        model: Their distribution.
+        using: What training does its work with.
     """
+
+    def __init__(self, model: Dequantized, using: Settings) -> None:
+        super().__init__(model)
+        self.using = using
 
     def forward(self, batch: Batch, turn: str = "") -> tuple[Float[Tensor, ""], Scalars]:
         """Nats a sample, of the noise of the batch."""
-        log_prob = self.model(batch.x, noise=batch.noise)
-        bits = bits_per_dim(log_prob, self.model.flow.event_shape).mean()
+        log_prob = self.model(batch.x, noise=batch.noise, using=self.using)
+        bits = bits_per_dim(log_prob, self.model.event_shape).mean()
         return -log_prob.mean(), {"bits_per_dim": bits.detach()}
 
 
@@ -28,11 +37,16 @@ class SurrogateLoss(IntegerLoss):
     """The surrogate of a self-normalizing flow in nats, with weighted reconstruction errors.
 
     Source: Keller et al. 2021, §4.
+
+    Args:
+        model: The distribution of the images.
+        config: What is weighted, and how.
+        using: What training does its work with.
     """
 
-    def __init__(self, model: Dequantized, config: SelfNormConfig) -> None:
+    def __init__(self, model: Dequantized, config: SelfNormConfig, using: Settings) -> None:
         super().__init__(model)
-        self.config = config
+        self.config, self.using = config, using
         layers = sum(isinstance(m, SelfNormConv2d) for m in model.modules())
         self.geco = _geco(config, layers)
         self._errors: Tensor | None = None
@@ -40,13 +54,13 @@ class SurrogateLoss(IntegerLoss):
     def forward(self, batch: Batch, turn: str = "") -> tuple[Float[Tensor, ""], Scalars]:
         """Nats a sample, which are no likelihood; `surrogate_bits_per_dim` tells them."""
         surrogate = TrainingSurrogate(self.model, self.config.reconstruction)
-        terms = surrogate(batch.x, noise=batch.noise)
+        terms = surrogate(batch.x, noise=batch.noise, using=self.using)
         errors = terms.reconstruction.detach()
         if torch.is_grad_enabled():
             self._errors = errors
         weights = self.config.reconstruction_weight if self.geco is None else self.geco.weights
         loss = -terms.surrogate.mean() + (weights * terms.reconstruction).sum()
-        bits = bits_per_dim(terms.surrogate, self.model.flow.event_shape).mean()
+        bits = bits_per_dim(terms.surrogate, self.model.event_shape).mean()
         return loss, {"surrogate_bits_per_dim": bits.detach(), "reconstruction": errors.mean()}
 
     def after_optimizer_step(self) -> None:

@@ -279,8 +279,31 @@ def _small() -> Iterator[Preset[GlowConfig]]:
         yield Preset(f"small-{name}-mnist", config, f"{_summary(config)}, brief")
 
 
+def _compared() -> Iterator[Preset[GlowConfig]]:
+    """Inverse-convolution flows of 200,000 parameters, beside the contractive ones of that size."""
+    training = TrainingConfig(
+        iterations=1000,
+        batch_size=100,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3, schedule=ScheduleConfig(warmup=30, anneal="cosine")
+        ),
+        gradient_clip=100.0,
+        ema_decay=0.98,
+        evaluate_every=50,
+        figures_every=250,
+    )
+    mnist = ImagesConfig(data="mnist", validation_size=200, test_size=1000, test_draws=1)
+    cifar = replace(mnist, data="cifar10", augment="flip", held_out=200, test_size=500)
+    for images, width, alpha in ((mnist, 118, 1e-6), (cifar, 64, 0.05)):
+        flow = replace(_SMALL["inverse-conv"], coupling_width=width, alpha=alpha)
+        config = GlowConfig(images=images, flow=flow, training=training)
+        summary = f"{_summary(config)}, of 200k"
+        yield Preset(f"{images.data}-200k-inverse-conv", config, summary)
+
+
 PRESETS: tuple[Preset[GlowConfig], ...] = (
     *_small(),
+    *_compared(),
     *_fully_connected_and_cnn(),
     *_self_normalizing_glows(),
     *_inverse_flows(),

@@ -16,7 +16,7 @@ from torch import Tensor
 from flow_apps.experiments.glow.config import GlowConfig
 from flow_apps.experiments.glow.loss import SurrogateLoss
 from flow_apps.figures.filters import draw_filters
-from flow_apps.figures.images import draw_images
+from flow_apps.figures.images import draw_above
 from flow_apps.parts.images import PICTURES, ImageBatches, ImageFigures, ImageTests
 from flow_apps.parts.sampling import draw_samples
 from flow_apps.timing import Timing, time_calls
@@ -62,7 +62,7 @@ class GlowTests(Tests):
         return self.images.test(workers)
 
     def audit(self) -> Mapping[str, object]:
-        """Round trip, certified bounds, and times if asked for."""
+        """Round trip, bounds of the growth of inverses, and times if asked for."""
         bounds = {
             name: layer.growth_bound()
             for name, layer in self.model.flow.bijection.named_modules()
@@ -139,7 +139,7 @@ class GlowFigures:
         z = flow.base.rsample(PICTURES)
         exact = flow.bijection.inverse(z)
         approximate = flow.bijection.inverse(z, using=Settings(mode="approximate_inverse"))
-        draw_images(torch.cat([exact, approximate]), path)
+        draw_above(exact, approximate, path)
 
 
 def filters(model: Dequantized) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ IMAGE = register(
         changeable=(
             "images.data_root",
             "images.test_batch_size",
+            "images.importance_samples",
             "images.test_draws",
             "images.test_size",
         ),

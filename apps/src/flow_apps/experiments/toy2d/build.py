@@ -8,7 +8,7 @@ from flow_apps.experiments.toy2d.model import build_flow
 from flow_apps.experiments.toy2d.tests import Toy2dFigures, Toy2dTests
 from flow_apps.figures.density import draw_points
 from flow_apps.parts.likelihood import NatsLoss
-from flow_apps.parts.settings import test_settings, training_settings
+from flow_apps.parts.settings import kept, split_settings, training_settings
 from flow_apps.parts.upkeep import LipschitzUpkeep
 from flow_apps.training import Builders, Parts, Upkeep
 
@@ -17,10 +17,11 @@ _DIM = 2
 
 def build_parts(config: Toy2dConfig, model: Flow, compiled: frozenset[int]) -> Parts:
     """Fresh points, their likelihood, and pictures of the density."""
-    tests = Toy2dTests(config, model, test_settings(config.estimator, _DIM))
+    tests = Toy2dTests(config, model, split_settings(config.estimator, _DIM))
+    using = training_settings(config.estimator, _DIM, compiled, kept(config.training))
     return Parts(
         data=Toy2dBatches(config),
-        loss=NatsLoss(model, training_settings(config.estimator, _DIM, compiled)),
+        loss=NatsLoss(model, using),
         tests=tests,
         figures=Toy2dFigures(tests),
     )

@@ -4,8 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from flow_logdet import Estimator, Exact, Kind, LogDet, default_estimator
-from flow_solvers import BoundMap, Linearization, Solution, SolverError
+from flow_logdet import (
+    Estimator,
+    Exact,
+    Kind,
+    LogDet,
+    StochasticEstimator,
+    default_estimator,
+)
+from flow_solvers import SMALL_DIMENSION, BoundMap, Linearization, Solution, SolverError
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,12 +74,16 @@ class FixedPointBlock(Bijection):
 
     def _solve(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Located:
         """The solution w of w + G(w) = x, recorded."""
-        solution = self._solution(bound, x, how)
         if not how.wants_log_det:
-            return Located(solution.value, None)
-        estimator, known = self._estimator(x, how), solution.linearization
+            return Located(self._solution(bound, x, how).value, None)
+        estimator = self._estimator(x, how)
         # Other estimators may need linearizations of their own making.
-        if known is None or not isinstance(estimator, Exact):
+        serves = isinstance(estimator, StochasticEstimator | Exact)
+        # In small dimension solves come with their whole Jacobian, and may be compiled.
+        small = isinstance(estimator, Exact) and prod(x.shape[1:]) <= SMALL_DIMENSION
+        solution = self._solution(bound, x, how, linearized=serves and not small)
+        known = solution.linearization
+        if known is None or not serves:
             known = estimator.linearize(bound, solution.value)
         return Located(solution.value, known)
 
@@ -90,11 +101,18 @@ class FixedPointBlock(Bijection):
         chosen = how.settings.estimator
         return default_estimator(prod(x.shape[1:]), self.training) if chosen is None else chosen
 
-    def _solution(self, bound: BoundMap, x: Float[Tensor, " batch *shape"], how: Pass) -> Solution:
+    def _solution(
+        self,
+        bound: BoundMap,
+        x: Float[Tensor, " batch *shape"],
+        how: Pass,
+        *,
+        linearized: bool = False,
+    ) -> Solution:
         solve = self.solve if how.settings.solve is None else how.settings.solve
         listener = derivative_listener(how.reports, self, raises=solve.on_failure == "raise")
         try:
-            solution = solve(bound, x, listener)
+            solution = solve(bound, x, listener, linearized=linearized)
         except SolverError as error:
             if error.solution is not None:
                 post_solution(how.reports, self, error.solution)

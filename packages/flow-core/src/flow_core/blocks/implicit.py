@@ -27,15 +27,21 @@ class Implicit(FixedPointBlock):
         self.g_z = g_z
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        return self._through(how.bind(self.g_x), how.bind(self.g_z), x, how)
+        g_x, g_z = self._bound(how)
+        return self._through(g_x, g_z, x, how)
 
     def _inverse(self, y: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
-        return self._through(how.bind(self.g_z), how.bind(self.g_x), y, how)
+        g_x, g_z = self._bound(how)
+        return self._through(g_z, g_x, y, how)
 
     def bounds(self) -> Bounds:
         """(1 + L_x)/(1 - L_z) and (1 + L_z)/(1 - L_x)."""
         x, z = self.g_x.certificate(), self.g_z.certificate()
         return Bounds(ratio(1 + x, 1 - z), ratio(1 + z, 1 - x), (x, z))
+
+    def _bound(self, how: Pass) -> tuple[BoundMap, BoundMap]:
+        """Both maps, in one order in both directions: from the same numbers the same dropout."""
+        return how.bind(self.g_x), how.bind(self.g_z)
 
     def _through(
         self, source: BoundMap, target: BoundMap, x: Tensor, how: Pass

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flow_core.context import Context
 from flow_core.dequantization.dequantizer import Dequantizer
+from flow_core.dequantization.padding import Padding
 from flow_core.dequantization.variational import VariationalDequantizer
 from flow_core.distributions import Flow, begun
 from flow_core.events import per_sample_all
@@ -30,13 +31,19 @@ class Dequantized(nn.Module):
     integer dtype.
 
     Args:
-        flow: A distribution of y; its event shape is that of x.
+        flow: A distribution of y; its event shape is that of x, with the channels of a padding.
         dequantizer: The distribution of the noise.
         levels: Number of different integers: 256 for 8-bit images, 17 for 8x8 digits.
+        padding: Channels of noise behind those of y that the flow models too, see `Padding`; or
+            None.
+
+    Attributes:
+        event_shape: Shape of a sample of integers.
+        noise_shape: Shape of the uniform numbers that the noise of a sample is made of.
 
     Raises:
-        ValueError: If there are fewer than two levels, or the dequantizer is made for others or for
-            another shape.
+        ValueError: If there are fewer than two levels, the dequantizer is made for others or for
+            another shape, or the padding leaves no channel.
     """
 
     if TYPE_CHECKING:
@@ -53,15 +60,20 @@ class Dequantized(nn.Module):
             """Same as `log_prob_bound`."""
             ...
 
-    def __init__(self, flow: Flow, dequantizer: Dequantizer, levels: int) -> None:
+    def __init__(
+        self, flow: Flow, dequantizer: Dequantizer, levels: int, *, padding: Padding | None = None
+    ) -> None:
         super().__init__()
         require_module("flow", flow, Flow, "a Flow(base, bijection)")
         require_module("dequantizer", dequantizer, Dequantizer, "a Dequantizer")
         if levels < 2:
             raise ValueError(f"expected at least two levels, got {levels}")
+        self.event_shape = _without_padding(flow.event_shape, padding)
+        self.noise_shape = flow.event_shape
         if isinstance(dequantizer, VariationalDequantizer):
-            _require_fit(dequantizer, flow, levels)
+            _require_fit(dequantizer, self.event_shape, levels)
         self.flow = flow
+        self.padding = padding
         self.dequantizer = dequantizer
         self.levels = levels
 
@@ -77,7 +89,7 @@ class Dequantized(nn.Module):
         """Same as `log_prob_bound`; with `how`, as part of a training objective."""
         how = begun("Dequantized", context, using, how)
         y, log_noise = self._dequantize(x, noise, how.settings)
-        units = self.flow.event_shape.numel() * math.log(self.levels)
+        units = self.event_shape.numel() * math.log(self.levels)
         bound = self.flow(y, how=how) - log_noise - units
         possible = per_sample_all(self._inside(x))
         return torch.where(possible, bound, -math.inf)
@@ -98,12 +110,13 @@ class Dequantized(nn.Module):
         Args:
             x: Integers.
             context: First dimension the batch.
-            noise: Uniform numbers in [0, 1), one for each integer, that the draw is made of; None
-                takes them from the default generator of the model's device.
+            noise: Uniform numbers in [0, 1) of `noise_shape`, one for each integer and each value
+                of a padding, that the draw is made of; None takes them from the default generator
+                of the model's device.
             using: What the flow, and a noise model, do their work with.
 
         Raises:
-            ValueError: If x is not of an integer dtype, or the noise not of its shape.
+            ValueError: If x is not of an integer dtype, or the noise not of `noise_shape`.
         """
         return self(x, context, noise=noise, using=using)
 
@@ -125,8 +138,8 @@ class Dequantized(nn.Module):
         """
         if samples < 1:
             raise ValueError(f"expected at least one sample, got {samples}")
-        draws = torch.stack([self(x, context, using=using) for _ in range(samples)])
-        return draws.logsumexp(0) - math.log(samples)
+        draws = [self(x, context, using=using) for _ in range(samples)]
+        return importance_weighted(torch.stack(draws))
 
     def sample(
         self,
@@ -155,7 +168,7 @@ class Dequantized(nn.Module):
                 f"expected on_failure of raise or redraw, got {on_failure!r}; nothing else makes "
                 "integers of samples that are not finite"
             )
-        y = self.flow.sample(shape, context, using=using, on_failure=on_failure)
+        y = self.visible(self.flow.sample(shape, context, using=using, on_failure=on_failure))
         return (y * self.levels).floor().clamp(0, self.levels - 1).long()
 
     def initialize(
@@ -188,9 +201,23 @@ class Dequantized(nn.Module):
                 "number of different values"
             )
         self._require_integers(x)
-        self.dequantizer.initialize(x, noise, using=using)
+        own = noise if noise is None else self.visible(self._checked(noise, len(x)))
+        self.dequantizer.initialize(x, own, using=using)
         y, _ = self._dequantize(x, noise, using)
         return self.flow.initialize(y, context=context, using=using)
+
+    def visible(self, y: Float[Tensor, "*batch_and_event"]) -> Float[Tensor, "*rest"]:
+        """What belongs to the integers of what the flow models: all but the padding."""
+        if self.padding is None:
+            return y
+        return y.narrow(y.ndim - len(self.event_shape), 0, self.event_shape[0])
+
+    def centres(self, x: Shaped[Tensor, " batch *event"]) -> Float[Tensor, " batch *modelled"]:
+        """Points that the flow models in the middle of the bins, and of the padding."""
+        dtype = self.flow.base.dtype
+        y = (x.to(dtype) + 0.5) / self.levels
+        half = torch.full((len(x), *self.noise_shape), 0.5, dtype=dtype, device=x.device)
+        return self._padded(y, half)[0]
 
     def _inside(self, x: Tensor) -> Tensor:
         wide = x.long()  # 256 is no uint8
@@ -201,12 +228,37 @@ class Dequantized(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """y, and log q of its noise."""
         self._require_integers(x)
-        u, log_prob = self.dequantizer.rsample_and_log_prob(x, noise, using=using)
+        own = noise if noise is None else self.visible(self._checked(noise, len(x)))
+        u, log_prob = self.dequantizer.rsample_and_log_prob(x, own, using=using)
         integers = x.to(u.dtype)
         # Rounding of x + u may reach x + 1, which is another integer (and 1 for the last bin).
         ceiling = torch.nextafter(integers + 1, integers)
         y = torch.minimum(integers + u, ceiling) / self.levels
-        return y.to(self.flow.base.dtype), log_prob
+        y, log_padding = self._padded(y, noise)
+        return y.to(self.flow.base.dtype), log_prob + log_padding
+
+    def _padded(self, y: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """y and the padding, with log q of it."""
+        if self.padding is None:
+            return y, y.new_zeros(len(y))
+        channels = self.event_shape[0]
+        shape = (len(y), self.padding.channels, *self.event_shape[1:])
+        uniform = (
+            torch.rand(shape, dtype=y.dtype, device=y.device)
+            if noise is None
+            else (noise[:, channels:].to(y))
+        )
+        e, log_prob = self.padding.draw(uniform, self.levels)
+        return torch.cat([y, e], 1), log_prob
+
+    def _checked(self, noise: Tensor, batch: int) -> Tensor:
+        expected = (batch, *self.noise_shape)
+        if self.padding is not None and noise.shape != expected:
+            raise ValueError(
+                f"Dequantized: expected noise of shape {expected}, a number for each integer and "
+                f"each value of the padding, got {tuple(noise.shape)}"
+            )
+        return noise
 
     def _require_integers(self, x: Tensor) -> None:
         if x.is_floating_point() or x.is_complex():
@@ -214,20 +266,37 @@ class Dequantized(nn.Module):
                 f"expected integers, got {x.dtype}; give pixels as 0 ... {self.levels - 1}, "
                 "before any scaling"
             )
-        if x.shape[1:] != self.flow.event_shape or x.ndim != len(self.flow.event_shape) + 1:
-            sizes = ", ".join(str(size) for size in ("batch", *self.flow.event_shape))
+        if x.shape[1:] != self.event_shape or x.ndim != len(self.event_shape) + 1:
+            sizes = ", ".join(str(size) for size in ("batch", *self.event_shape))
             raise ValueError(
                 f"Dequantized: expected integers of shape ({sizes}), got {tuple(x.shape)}"
             )
 
 
-def _require_fit(dequantizer: VariationalDequantizer, flow: Flow, levels: int) -> None:
+def _without_padding(modelled: torch.Size, padding: Padding | None) -> torch.Size:
+    """The shape of integers."""
+    if padding is None:
+        return modelled
+    if not modelled or modelled[0] <= padding.channels:
+        raise ValueError(
+            f"Dequantized: expected a flow of more channels than the {padding.channels} of the "
+            f"padding, got one of shape {tuple(modelled)}"
+        )
+    return torch.Size((modelled[0] - padding.channels, *modelled[1:]))
+
+
+def _require_fit(dequantizer: VariationalDequantizer, shape: torch.Size, levels: int) -> None:
     made_for = dequantizer.levels, tuple(dequantizer.flow.event_shape)
-    if made_for != (levels, tuple(flow.event_shape)):
+    if made_for != (levels, tuple(shape)):
         raise ValueError(
             f"Dequantized: expected a dequantizer for {levels} levels of shape "
-            f"{tuple(flow.event_shape)}, got one for {made_for[0]} of shape {made_for[1]}"
+            f"{tuple(shape)}, got one for {made_for[0]} of shape {made_for[1]}"
         )
+
+
+def importance_weighted(bounds: Float[Tensor, " samples *shape"]) -> Float[Tensor, "*shape"]:
+    """Log of the mean of what independent draws of the noise say of a likelihood, in nats."""
+    return bounds.logsumexp(0) - math.log(len(bounds))
 
 
 def bits_per_dim(

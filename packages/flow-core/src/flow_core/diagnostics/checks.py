@@ -9,8 +9,8 @@ from torch import Tensor
 
 from flow_core.bijection import Bijection
 from flow_core.context import Context
-from flow_core.diagnostics.precision import in_precision
-from flow_core.jacobian import jacobian
+from flow_core.diagnostics.invertible import Point, invertible_map
+from flow_core.jacobian import jacobian_of
 from flow_core.settings import Settings
 
 
@@ -57,15 +57,10 @@ def round_trip(
     Raises:
         SolverError: If a solve misses its tolerance in this precision.
     """
-
-    def there_and_back(model: Bijection, x: Tensor, context: Context) -> Tensor:
-        """x again."""
-        y = model.transform(x, context=context, using=using)
-        return model.inverse(y, context=context, using=using)
-
+    model, point = invertible_map(bijection, using).at(dtype), Point(x, context).to(dtype)
     with torch.no_grad():
-        back = in_precision(bijection, there_and_back, x, context, dtype)
-        error = in_float64(back - x.to(back))
+        back = point.moved(point.through(model.transform)).through(model.inverse)
+    error = in_float64(back - point.x)
     if error.numel() == 0:
         return RoundTrip(0.0, 0.0)
     return RoundTrip(float(error.abs().max()), float(error.square().mean().sqrt()))
@@ -88,17 +83,13 @@ def log_det_check(
         chunk: Rows of the Jacobian per pass; all of them by default.
         using: What the calls do their work with.
     """
-
-    def exact_log_det(model: Bijection, x: Tensor, context: Context) -> Tensor:
-        """By the dense Jacobian."""
-        matrix = jacobian(model, x, context=context, chunk=chunk, using=using)
-        log_det: Tensor = torch.linalg.slogdet(matrix).logabsdet
-        return log_det
-
     with torch.no_grad():
         reported = bijection(x, context=context, using=using)[1]
     reported = in_float64(reported)
-    exact = in_precision(bijection, exact_log_det, x, context, torch.float64)
+    model = invertible_map(bijection, using).at(torch.float64)
+    point = Point(x, context).to(torch.float64)
+    matrix = jacobian_of(model.transform, point.x, context=point.context, chunk=chunk)
+    exact: Tensor = torch.linalg.slogdet(matrix).logabsdet
     if x.shape[0] == 0:
         return LogDetCheck(0, math.nan, math.nan, 0.0)
     return LogDetCheck(

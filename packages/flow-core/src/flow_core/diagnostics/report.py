@@ -1,7 +1,6 @@
 """One call that measures a flow, and the report it returns."""
 
 import json
-import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from flow_core.bounds import Bounds, composed
 from flow_core.combinators import Invert
 from flow_core.context import Context
 from flow_core.diagnostics.checks import LogDetCheck, RoundTrip, log_det_check, round_trip
+from flow_core.diagnostics.plain import plain
 from flow_core.distributions import Flow
 from flow_core.record import BlockSummary, record
 from flow_core.settings import Settings
@@ -52,7 +52,7 @@ class Diagnostics:
 
     def to_dict(self) -> dict[str, object]:
         """Plain containers for JSON; infinity and NaN, which JSON lacks, become None."""
-        return cast(dict[str, object], _finite(asdict(self)))
+        return cast(dict[str, object], plain(asdict(self)))
 
     def to_json(self) -> str:
         """The figures as JSON text."""
@@ -99,7 +99,7 @@ def diagnose(
     """Measure inversion, solver effort, certified bounds and log-determinants.
 
     Everything runs in evaluation mode; the model is left as it was. A solve that fails is reported
-    and not raised. Not for a `frozen` view, whose held weights have one precision.
+    and not raised.
 
     Args:
         model: A bijection or a flow; of `Dequantized`, its flow.
@@ -236,14 +236,3 @@ def _log_det_lines(direction: str, blocks: dict[str, BlockSummary]) -> list[str]
         if parts:
             lines.append(f"log-det {direction} {name or 'model'}: {', '.join(parts)}")
     return lines
-
-
-def _finite(value: object) -> object:
-    """Replace what JSON cannot hold, inside any containers."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in cast(dict[str, object], value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in cast(list[object], value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

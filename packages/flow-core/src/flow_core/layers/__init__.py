@@ -31,14 +31,18 @@ from flow_core.layers.couplings import (
     AdditiveCoupling,
     AffineCoupling,
     BoundedExpScale,
+    CheckerboardCoupling,
+    ExpScale,
     HalfRangeSigmoidScale,
     ScaleFunction,
     SigmoidScale,
+    UpperHalfSigmoidScale,
     ZeroConv2d,
     convolutional_conditioner,
     dense_conditioner,
 )
 from flow_core.layers.data_dependent import DataDependent
+from flow_core.layers.landmark import Landmark, Sightings, landmarks
 from flow_core.layers.logit import LogitTransform
 from flow_core.layers.matrices import (
     FreeMatrix,
@@ -66,10 +70,12 @@ __all__ = [
     "Affine",
     "AffineCoupling",
     "BoundedExpScale",
+    "CheckerboardCoupling",
     "Conv1x1",
     "DataDependent",
     "ElementwiseBijection",
     "ExactConv2d",
+    "ExpScale",
     "ExponentialConv2d",
     "FreeMatrix",
     "Geco",
@@ -78,6 +84,7 @@ __all__ = [
     "InverseConv2d",
     "InvertibleMatrix",
     "LUMatrix",
+    "Landmark",
     "LeakyReLU",
     "LearnableLeakyReLU",
     "LogitTransform",
@@ -92,6 +99,7 @@ __all__ = [
     "ScaleFunction",
     "SelfNormConv2d",
     "SelfNormLinear",
+    "Sightings",
     "SigmoidScale",
     "SmoothLeakyReLU",
     "SmoothTanh",
@@ -99,6 +107,7 @@ __all__ = [
     "Squeeze",
     "SurrogateTerms",
     "TrainingSurrogate",
+    "UpperHalfSigmoidScale",
     "ZeroConv2d",
     "cinc",
     "convolutional_conditioner",
@@ -106,5 +115,6 @@ __all__ = [
     "emerging",
     "finc",
     "inverse_flow_unit",
+    "landmarks",
     "macow_unit",
 ]

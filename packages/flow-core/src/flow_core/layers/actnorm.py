@@ -4,14 +4,16 @@ import math
 from typing import final
 
 import torch
+from flow_solvers.precision import in_float64
 from torch import Tensor, nn
 
 from flow_core.bounds import Bounds
 from flow_core.context import Context
+from flow_core.domain import Domain, LocalBounds
 from flow_core.layers.data_dependent import DataDependent
 from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
-from flow_core.layers.stretch import from_log_scales
-from flow_core.passes import Pass
+from flow_core.layers.stretch import from_log_scales, scaled
+from flow_core.passes import Direction, Pass
 from flow_core.statistics import channel_moments
 
 # A scale at its bound would learn no more.
@@ -75,6 +77,18 @@ class ActNorm(DataDependent):
     def bounds(self) -> Bounds:
         """The largest scale, and one over the smallest."""
         return from_log_scales(self._log_scale())
+
+    @torch.no_grad()
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same everywhere; the image is that of every channel by itself."""
+        bounds, log_scale = self.bounds(), in_float64(self._log_scale())
+        bias, scale = in_float64(self.bias), log_scale.exp()
+        image = (
+            scaled(domain, scale, bias * scale)
+            if direction == "transform"
+            else scaled(domain, 1 / scale, -bias)
+        ).image
+        return LocalBounds(bounds, image)
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse other numbers of channels, and any use before initialization."""

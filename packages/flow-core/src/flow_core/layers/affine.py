@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from flow_solvers.precision import in_float64
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds, ratio
+from flow_core.domain import Domain, LocalBounds
 from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
-from flow_core.layers.stretch import from_log_scales
-from flow_core.passes import Pass
+from flow_core.layers.stretch import from_log_scales, scaled
+from flow_core.passes import Direction, Pass
 
 
 @final
@@ -48,6 +50,16 @@ class Normalize(Bijection):
         smallest, largest = self.std.aminmax()
         return Bounds(ratio(1.0, float(smallest)), float(largest))
 
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same everywhere; the image is that of every channel by itself."""
+        std, mean = in_float64(self.std), in_float64(self.mean)
+        image = (
+            scaled(domain, 1 / std, -mean / std)
+            if direction == "transform"
+            else scaled(domain, std, mean)
+        ).image
+        return LocalBounds(self.bounds(), image)
+
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse other numbers of channels."""
         require_channels(self, x, self.mean.numel(), how)
@@ -83,6 +95,17 @@ class Affine(Bijection):
     def bounds(self) -> Bounds:
         """The largest scale, and one over the smallest."""
         return from_log_scales(self.log_scale)
+
+    @torch.no_grad()
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same everywhere; the image is that of every value by itself."""
+        scale, shift = in_float64(self.log_scale).exp(), in_float64(self.shift)
+        image = (
+            scaled(domain, scale, shift)
+            if direction == "transform"
+            else scaled(domain, 1 / scale, -shift / scale)
+        ).image
+        return LocalBounds(self.bounds(), image)
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         y = x * self.log_scale.exp() + self.shift

@@ -9,9 +9,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from flow_core.bijection import Bijection
-from flow_core.bounds import Bounds
+from flow_core.bounds import Bounds, ratio
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
-from flow_core.passes import Pass
+from flow_core.layers.stretch import elementwise
+from flow_core.lipschitz.plain import widened_up
+from flow_core.passes import Direction, Pass
 from flow_core.statistics import true_on_all_ranks
 
 
@@ -44,6 +47,26 @@ class LogitTransform(Bijection):
     def bounds(self) -> Bounds:
         """1/(4·(1 − 2α)) for the inverse; the logit has no largest slope where its values end."""
         return Bounds(inverse=0.25 / (1 - 2 * self.alpha))
+
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """Of the slopes (1 − 2α)/(s(1 − s)) at the values of the domain.
+
+        On [0, 1] the largest is (1 − 2α)/(α(1 − α)). Outside of its own domain the layer is NaN, so
+        only what lies inside counts. Source: Behrmann et al. 2021, table 1.
+        """
+        slope = 1 - 2 * self.alpha
+        if direction == "transform":
+            beyond = self.alpha / slope
+            domain = domain.image(max(domain.lower, -beyond), min(domain.upper, 1 + beyond))
+            lower, upper = (self.alpha + slope * x for x in (domain.lower, domain.upper))
+        else:
+            lower, upper = (1 / (1 + math.exp(-max(y, -700))) for y in (domain.lower, domain.upper))
+        steepest = min(s * (1 - s) for s in (lower, upper))
+        flattest = min(max(0.5, lower), upper)
+        bounds = Bounds(
+            ratio(slope, steepest - 1e-16), widened_up(flattest * (1 - flattest) / slope)
+        )
+        return elementwise(self, bounds, domain, direction)
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Look once, in the pass that initializes, whether the data lie in [0, 1]."""

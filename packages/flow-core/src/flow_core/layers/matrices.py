@@ -8,12 +8,23 @@ from flow_logdet import log_abs_det
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flow_core.bounds import Bounds, ratio
+
 
 def random_orthogonal(size: int) -> Float[Tensor, "size size"]:
     """An orthogonal matrix, uniformly distributed (Stewart 1980)."""
     factor, triangle = torch.linalg.qr(torch.randn(size, size))
     signed: Tensor = factor * triangle.diagonal().sign()
     return signed
+
+
+def matrix_bounds(matrix: Float[Tensor, "size size"]) -> Bounds:
+    """The largest singular value of a matrix in float64, and one over the smallest."""
+    values = torch.linalg.svdvals(matrix)
+    largest, smallest = float(values[0]), float(values[-1])
+    # More than the error of LAPACK, which is relative to the largest.
+    error = 10 * len(matrix) * torch.finfo(torch.float64).eps * largest
+    return Bounds(largest + error, ratio(1.0, smallest - error))
 
 
 class InvertibleMatrix(nn.Module, ABC):

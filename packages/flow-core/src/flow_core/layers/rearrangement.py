@@ -3,11 +3,13 @@
 from abc import abstractmethod
 from typing import final
 
+import torch
 from torch import Tensor
 
 from flow_core.bijection import Bijection
 from flow_core.bounds import Bounds
-from flow_core.passes import Pass, zeros
+from flow_core.domain import Domain, LocalBounds
+from flow_core.passes import Direction, Pass, zeros
 
 
 class Rearrangement(Bijection):
@@ -25,6 +27,13 @@ class Rearrangement(Bijection):
     def bounds(self) -> Bounds:
         """1: distances stay."""
         return Bounds(1.0, 1.0)
+
+    @final
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same values in another shape."""
+        zeros = torch.zeros(1, *domain.shape)
+        found = self._moved(zeros) if direction == "transform" else self._moved_back(zeros)
+        return LocalBounds(Bounds(1.0, 1.0), domain.part(tuple(found.shape[1:])))
 
     @final
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:

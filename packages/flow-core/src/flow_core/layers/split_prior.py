@@ -2,15 +2,25 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast, final
 
-import torch
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, fits
+from flow_core.bounds import Bounds, ratio
 from flow_core.context import Context
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
-from flow_core.passes import Pass
+from flow_core.layers.couplings.scales import (
+    BoundedExpScale,
+    ExpScale,
+    ScaleFunction,
+    moves_on,
+)
+from flow_core.layers.shear import Moves
+from flow_core.lipschitz.plain import halves, widened_up
+from flow_core.passes import Direction, Pass
 
 
 @final
@@ -25,7 +35,8 @@ class SplitPrior(Bijection):
 
     Args:
         conditioner: Maps h to `(batch, 2·c, ...)`: μ, then r, for c leaving channels.
-        log_scale_bound: c, in nats.
+        log_scale_bound: c, in nats, or None for s = r, which Glow has and with which samples can
+            overflow.
         event_shape: Shape of a leaving part, as far as the conditioner is made for one.
         context_shape: Shape of a staying part, likewise.
     """
@@ -36,12 +47,12 @@ class SplitPrior(Bijection):
         self,
         conditioner: nn.Module,
         *,
-        log_scale_bound: float = 4.0,
+        log_scale_bound: float | None = 4.0,
         event_shape: Sequence[int | None] | None = None,
         context_shape: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__(event_shape)
-        if not 0 < log_scale_bound < math.inf:
+        if log_scale_bound is not None and not 0 < log_scale_bound < math.inf:
             raise ValueError(f"expected a positive log_scale_bound, got {log_scale_bound}")
         self.conditioner = conditioner
         self.log_scale_bound = log_scale_bound
@@ -74,6 +85,40 @@ class SplitPrior(Bijection):
             context_shape=(staying,),
         )
 
+    def bounds(self) -> Bounds:
+        """e^c both ways: those of the leaving part, for any staying part."""
+        if self.log_scale_bound is None:
+            return Bounds()
+        most = widened_up(math.exp(self.log_scale_bound))
+        return Bounds(most, most)
+
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """Those of the leaving part, from the range of s where that of the context is known."""
+        moves = self._moves_on(domain)
+        if moves is None:
+            return LocalBounds(self.bounds(), domain.image())
+        bounds = Bounds(moves.highest, widened_up(ratio(1.0, moves.lowest)))
+        return LocalBounds(bounds, moves.image(domain, direction))
+
+    def bounds_with_context_on(
+        self, domain: Domain, direction: Direction = "transform"
+    ) -> LocalBounds:
+        """Those of both parts together, as of a coupling with t = −μ and the scale e^(−s)."""
+        moves = self._moves_on(domain)
+        if moves is None:
+            return LocalBounds(Bounds(), domain.image())
+        return LocalBounds(moves.bounds(domain, direction), moves.image(domain, direction))
+
+    def _moves_on(self, domain: Domain) -> Moves | None:
+        """What is known of −μ and e^(−s); None where nothing is of the context."""
+        if domain.context is None:
+            return None
+        net = halves(self.conditioner, domain.context)
+        moves = moves_on(net, domain, self._scale())
+        shift = domain.image(-moves.shift.upper, -moves.shift.lower, moves.shift.norm)
+        lowest, highest = ratio(1.0, moves.highest), ratio(1.0, moves.lowest)
+        return replace(moves, shift=shift, lowest=lowest, highest=widened_up(highest))
+
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         mean, log_scale = self._condition(x, how.context)
         y = (x - mean) * (-log_scale).exp()
@@ -93,7 +138,12 @@ class SplitPrior(Bijection):
                 f"{tuple(x.shape)} in dimension 1, got {tuple(raw.shape)}"
             )
         mean, raw = raw.chunk(2, dim=1)
-        return mean, self.log_scale_bound * torch.tanh(raw / self.log_scale_bound)
+        return mean, self._scale().log_scale(raw)
+
+    def _scale(self) -> ScaleFunction:
+        """What makes e^s of r."""
+        bound = self.log_scale_bound
+        return ExpScale() if bound is None else BoundedExpScale(bound)
 
     def _staying(self, context: Context) -> Tensor:
         """The context, if the conditioner is made for it."""

@@ -27,6 +27,14 @@ class Join(ABC):
         """The cotangents of h, None for zero, and of the `width` channels that were written."""
 
     @abstractmethod
+    def keep(self, kept: Sequence[Tensor], h: Tensor) -> list[Tensor]:
+        """What is worth keeping of all that layers read so far, where the next one reads h."""
+
+    @abstractmethod
+    def read(self, kept: Sequence[Tensor], layer: int, channels: int, dim: int) -> Tensor:
+        """What a layer read, so many channels, from all that was kept."""
+
+    @abstractmethod
     def room(self, channels: int, like: Tensor) -> "Room":
         """Memory for the rows of a net whose last layer reads so many channels, without a graph."""
 
@@ -55,6 +63,16 @@ class Concatenate(Join):
         kept, written = torch.split(g, [g.shape[dim] - width, width], dim)
         return kept, written
 
+    def keep(self, kept: Sequence[Tensor], h: Tensor) -> list[Tensor]:
+        """The last layer reads all that others do."""
+        del kept
+        return [h]
+
+    def read(self, kept: Sequence[Tensor], layer: int, channels: int, dim: int) -> Tensor:
+        """The first channels."""
+        del layer
+        return kept[-1].narrow(dim, 0, channels)
+
     def room(self, channels: int, like: Tensor) -> Room:
         """One piece of memory, so that nothing is copied."""
         batch, dim = like.shape
@@ -77,6 +95,15 @@ class Replace(Join):
         """All of it to what was written."""
         del width, dim
         return None, g
+
+    def keep(self, kept: Sequence[Tensor], h: Tensor) -> list[Tensor]:
+        """No layer reads what another one does."""
+        return [*kept, h]
+
+    def read(self, kept: Sequence[Tensor], layer: int, channels: int, dim: int) -> Tensor:
+        """One of them."""
+        del channels, dim
+        return kept[layer]
 
     def room(self, channels: int, like: Tensor) -> Room:
         """New memory for every layer."""

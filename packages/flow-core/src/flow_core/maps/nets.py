@@ -25,6 +25,7 @@ from flow_core.maps.effective import concatenation, effective, input_scales
 from flow_core.maps.joins import CONCATENATE, REPLACE, Join
 from flow_core.maps.lipschitz_map import LipschitzMap
 from flow_core.maps.net_map import NetMap
+from flow_core.maps.residual_conditioner import ResidualConditioner
 
 
 class LipschitzNet(NetMap):
@@ -47,7 +48,9 @@ class LipschitzNet(NetMap):
         map_size: tuple[int, int] | None,
         context_features: int | None,
         preact: bool = False,
+        entrance: int | None = None,
         zero_init: bool = False,
+        bias: bool = True,
     ) -> None:
         """Make layers; `kernels` has one size more than there are hidden layers."""
         super().__init__((channels, *(map_size or ())))
@@ -59,20 +62,23 @@ class LipschitzNet(NetMap):
                 f"expected a growth, or hidden widths, that {activation} can halve, got "
                 f"{list(hidden)}; use even ones"
             )
-        inputs = self.join.inputs(channels * (copies if preact else 1), hidden)
+        first = channels * (copies if preact else 1)
         written = [width // copies for width in hidden]
+        self.entrance = None if entrance is None else _layer(first, entrance, 1, map_size, coeff)
+        inputs = self.join.inputs(first if entrance is None else entrance, hidden)
         self.layers = nn.ModuleList(
-            LipschitzLinear(reads, writes, coeff=coeff, zero_init=zero_init and i == len(hidden))
-            if kernels is None or map_size is None
-            else LipschitzConv2d(
+            _layer(
                 reads,
                 writes,
-                kernels[i],
+                kernel,
                 map_size,
-                coeff=coeff,
+                coeff,
                 zero_init=zero_init and i == len(hidden),
+                bias=bias,
             )
-            for i, (reads, writes) in enumerate(zip(inputs, [*written, channels], strict=True))
+            for i, (reads, writes, kernel) in enumerate(
+                zip(inputs, [*written, channels], kernels or [1] * len(inputs), strict=True)
+            )
         )
         self.take_context(context_features, written, map_size)
 
@@ -112,6 +118,7 @@ class LipschitzNet(NetMap):
     def certificate(self) -> float:
         """Π of what each layer with its activation can stretch, with certified norms."""
         bound = 1.0 if self.preact is None else self.preact.lipschitz
+        bound *= 1.0 if self.entrance is None else self.entrance.certificate()
         *layers, last = self._layers()
         for i, (layer, activation) in enumerate(zip(layers, self._activations(), strict=True)):
             bound *= self._stretch(i, layer.certificate() * activation.lipschitz)
@@ -128,13 +135,15 @@ class LipschitzNet(NetMap):
         return None
 
     def _bound(self, weights: tuple[Tensor, ...]) -> BoundNet:
+        # An entrance always has a bias.
+        entrance = None if self.entrance is None else self.entrance.effective()
         return BoundNet(
             weights=weights,
-            # Every layer of a net has one.
-            biases=tuple(cast(Tensor, layer.bias) for layer in self._layers()),
+            biases=tuple(_bias(layer) for layer in self._layers()),
             activations=tuple(bind_activation(a) for a in self._activations()),
             join=self.join,
             preact=None if self.preact is None else bind_activation(self.preact),
+            entrance=cast("tuple[Tensor, Tensor] | None", entrance),
         )
 
     def _layers(self) -> list[LipschitzLayer]:
@@ -158,8 +167,11 @@ class DenseNet(LipschitzNet):
         concat_bound: Bound on the weights of the concatenation, in (0, 1].
         map_size: `(height, width)` of images; None for vectors.
         kernel_size: Of the dense layers on images.
+        entrance: Features of a Lipschitz layer in front of the dense ones, pointwise and without an
+            activation, that replaces what they read; None for no such layer.
         context_features: Features (channels) of the context, which shifts every pre-activation
             and so leaves the Lipschitz constant alone; None for no context.
+        conditioner: Shifts what the dense layers write instead, or None.
 
     Source: Perugachi-Diaz, Tomczak, Bhulai 2021, §3; Ahn et al. 2022 (Monotone Flows), §4.
     """
@@ -177,10 +189,14 @@ class DenseNet(LipschitzNet):
         concat_bound: float = 0.98,
         map_size: tuple[int, int] | None = None,
         kernel_size: int = 3,
+        entrance: int | None = None,
         context_features: int | None = None,
+        conditioner: ResidualConditioner | None = None,
     ) -> None:
-        for name, size in (("channels", channels), ("growth", growth), ("depth", depth)):
-            require_integer(name, size, 1)
+        sizes = {"channels": channels, "growth": growth, "depth": depth, "entrance": entrance}
+        for name, size in sizes.items():
+            if name != "entrance" or size is not None:
+                require_integer(name, size, 1)
         if not 0 < concat_bound <= 1:
             raise ValueError(f"expected concat_bound in (0, 1], got {concat_bound}")
         super().__init__(
@@ -190,8 +206,12 @@ class DenseNet(LipschitzNet):
             activation=activation,
             coeff=coeff,
             map_size=map_size,
+            entrance=entrance,
             context_features=context_features,
         )
+        if conditioner is not None:
+            conditioner.require_fit(growth, depth, map_size)
+            self.condition(conditioner)
         self.concat = nn.Parameter(torch.ones(depth, 2))
         self.concat_bound = concat_bound
 
@@ -230,7 +250,11 @@ class FeedForwardNet(LipschitzNet):
         map_size: `(height, width)` of images; None for vectors.
         preact: Put an activation in front of the first layer (Residual Flows, all blocks but the
             first).
+        dropout: Share of the channels in front of the last layer that training leaves out, drawn
+            when the net is bound and for all samples alike; tests scale them by what is left. Both
+            keep the Lipschitz constant, which dropout as usual, divided by what is left, does not.
         zero_init: Divide the last layer's weight by 1000, so that the map starts near zero.
+        bias: Whether layers have a bias.
         context_features: Features of the context that shifts every hidden layer, or None.
 
     Source: Chen et al. 2019 (Residual Flows), appendix E; Lu et al. 2021 (Implicit Normalizing
@@ -249,9 +273,13 @@ class FeedForwardNet(LipschitzNet):
         kernels: Sequence[int] | None = None,
         map_size: tuple[int, int] | None = None,
         preact: bool = False,
+        dropout: float = 0.0,
         zero_init: bool = False,
+        bias: bool = True,
         context_features: int | None = None,
     ) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"expected dropout in [0, 1), got {dropout}")
         require_kind("hidden", hidden, Sequence, "a list of widths")
         for name, size in (("channels", channels), *(("every width", h) for h in hidden)):
             require_integer(name, size, 1)
@@ -271,7 +299,47 @@ class FeedForwardNet(LipschitzNet):
             context_features=context_features,
             preact=preact,
             zero_init=zero_init,
+            bias=bias,
         )
+        self.dropout = dropout
+
+    def bind_weights(self) -> BoundNet:
+        """Normalise the weights, and leave channels out."""
+        *weights, last = (layer.effective()[0] for layer in self._layers())
+        return self._bound((*weights, last * self._kept(last) if self.dropout else last))
+
+    def binding_key(self) -> Hashable | None:
+        """As that of every net; those that leave channels out stay alone."""
+        return None if self.dropout else super().binding_key()
+
+    def _kept(self, weight: Tensor) -> Tensor:
+        """Factors of the columns of a weight."""
+        factors = weight.new_full((weight.shape[1], *(1,) * (weight.ndim - 2)), 1 - self.dropout)
+        return torch.bernoulli(factors) if self.training else factors
+
+
+def _layer(
+    reads: int,
+    writes: int,
+    kernel: int,
+    map_size: tuple[int, int] | None,
+    coeff: float,
+    *,
+    zero_init: bool = False,
+    bias: bool = True,
+) -> LipschitzLinear | LipschitzConv2d:
+    """A layer on vectors, or on images of that size."""
+    if map_size is None:
+        return LipschitzLinear(reads, writes, coeff=coeff, zero_init=zero_init, bias=bias)
+    return LipschitzConv2d(
+        reads, writes, kernel, map_size, coeff=coeff, zero_init=zero_init, bias=bias
+    )
+
+
+def _bias(layer: LipschitzLayer) -> Tensor:
+    """Of a layer; zeros where it has none."""
+    weight = layer.weight
+    return weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Float[Tensor, " nets *shape"]:

@@ -3,9 +3,10 @@
 from flow_solvers import require_kind
 
 from flow_core.distributions import Flow
+from flow_core.layers import LogitTransform
 from flow_core.models.assembly import Shape, assembled
 from flow_core.models.config import ContractiveConfig, FlowConfig
-from flow_core.models.contractive import contractive_plan
+from flow_core.models.contractive import contractive_plan, entrance
 from flow_core.models.convolutional import convolutional_plan
 from flow_core.settings import Solve
 
@@ -26,9 +27,6 @@ def image_flow(
     """
     example = "a FlowConfig or a ContractiveConfig"
     require_kind("config", config, (FlowConfig, ContractiveConfig), example)
-    plan = (
-        convolutional_plan(config)
-        if isinstance(config, FlowConfig)
-        else contractive_plan(config, solve)
-    )
-    return assembled(plan, config.alpha, shape)
+    if isinstance(config, FlowConfig):
+        return assembled(convolutional_plan(config), LogitTransform(config.alpha), shape)
+    return assembled(contractive_plan(config, solve), entrance(config, shape[0]), shape)

@@ -10,7 +10,7 @@ from flow_core.base import StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.combinators import Chain, Multiscale
 from flow_core.distributions import Flow
-from flow_core.layers import LogitTransform, Reshape, Squeeze
+from flow_core.layers import Landmark, Reshape, Squeeze
 
 Shape: TypeAlias = tuple[int, int, int]
 """`(channels, height, width)`."""
@@ -29,6 +29,19 @@ class Split:
     prior: Callable[[Shape], Bijection | None] = lambda shape: None
 
 
+@dataclass(frozen=True)
+class Scale:
+    """One scale of an image flow.
+
+    Attributes:
+        layers: In their order, with the squeezes that belong to the scale.
+        shape: Of what they make, before anything leaves.
+    """
+
+    layers: list[Bijection]
+    shape: Shape
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a kind of flow puts into its scales, each on images half as large as those before.
@@ -39,6 +52,7 @@ class Plan:
         squeeze_first: Whether the first scale works on halved images too.
         split: How channels leave; None where nothing leaves.
         chained: Whether a scale is a chain of its own; one that channels leave always is.
+        landmarks: Whether a `Landmark` ends every scale, behind the squeeze to the next one.
         end: Makes the layers on the flattened output of the last scale, of so many values.
     """
 
@@ -47,36 +61,43 @@ class Plan:
     squeeze_first: bool
     split: Split | None = None
     chained: bool = False
+    landmarks: bool = False
     end: Callable[[int], Iterable[Bijection]] = lambda size: ()
 
 
-def assembled(plan: Plan, alpha: float, shape: Shape) -> Flow:
-    """The flow of a plan for images in [0, 1], behind a logit transform with that α.
+def assembled(plan: Plan, entrance: Bijection, shape: Shape) -> Flow:
+    """The flow of a plan for images in [0, 1], behind what makes real numbers of those.
+
+    Raises:
+        ValueError: If the images cannot be halved often enough, or the channels do not fit.
+    """
+    scales = list(scales_of(plan, shape))
+    if plan.split is None:
+        parts = [scale.layers for scale in scales]
+        layers = [*_joined(parts, plan.chained), *_flat(plan, scales[-1].shape)]
+    else:
+        layers = [_multiscale(plan, plan.split, scales)]
+    bijection = Chain([entrance, *layers])
+    return Flow(StandardNormal((prod(shape),)), bijection, shape)
+
+
+def scales_of(plan: Plan, shape: Shape) -> Iterator[Scale]:
+    """The scales of a plan for images of a shape, without what ends the flow.
 
     Raises:
         ValueError: If the images cannot be halved often enough, or the channels do not fit.
     """
     _require_halvings(plan, shape)
-    scales, shapes = zip(*_scales(plan, shape), strict=True)
-    if plan.split is None:
-        layers = [*_joined(scales, plan.chained), *_flat(plan, shapes[-1])]
-    else:
-        layers = [_multiscale(plan, plan.split, scales, shapes)]
-    bijection = Chain([LogitTransform(alpha), *layers])
-    return Flow(StandardNormal((prod(shape),)), bijection, shape)
-
-
-def _scales(plan: Plan, shape: Shape) -> Iterator[tuple[list[Bijection], Shape]]:
-    """The layers of every scale, and the shape of what they make."""
     last = len(plan.scales) - 1
-    closes = plan.split is not None and plan.split.after_squeeze
+    closes = plan.landmarks or (plan.split is not None and plan.split.after_squeeze)
     for i, make in enumerate(plan.scales):
         opening = plan.squeeze_first if i == 0 else not closes
         shape = squeezed(shape) if opening else shape
         layers = [*_squeezes(opening), *make(shape)]
         closing = closes and i < last
         shape = squeezed(shape) if closing else shape
-        yield [*layers, *_squeezes(closing)], shape
+        seen = [Landmark(f"scale{i}", shape)] if plan.landmarks else []
+        yield Scale([*layers, *_squeezes(closing), *seen], shape)
         shape = staying(shape) if plan.split is not None else shape
 
 
@@ -88,11 +109,10 @@ def _flat(plan: Plan, shape: Shape) -> list[Bijection]:
     return [Reshape.flatten(shape), *plan.end(prod(shape))]
 
 
-def _multiscale(
-    plan: Plan, split: Split, scales: Sequence[list[Bijection]], shapes: Sequence[Shape]
-) -> Bijection:
+def _multiscale(plan: Plan, split: Split, scales: Sequence[Scale]) -> Bijection:
     """Scales that channels leave; the last keeps its layers on vectors to itself."""
-    *before, last = scales
+    *before, last = (scale.layers for scale in scales)
+    shapes = [scale.shape for scale in scales]
     flatten, *end = _flat(plan, shapes[-1])
     on_vectors = [flatten, *end, Reshape((prod(shapes[-1]),), shapes[-1])] if end else []
     chains = [Chain(layers) for layers in (*before, [*last, *on_vectors])]

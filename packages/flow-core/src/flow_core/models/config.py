@@ -28,7 +28,9 @@ ActivationName: TypeAlias = Literal[
 ]
 ScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
-Block: TypeAlias = Literal["monotone", "residual"]
+Block: TypeAlias = Literal["monotone", "residual", "implicit", "coupling"]
+BlockOfNoise: TypeAlias = Literal["monotone", "residual", "coupling"]
+Net: TypeAlias = Literal["dense", "feedforward"]
 Noise: TypeAlias = Literal["uniform", "variational"]
 
 
@@ -116,36 +118,63 @@ class ContractiveConfig:
     squeeze lies between them. In the end come blocks on the flattened image.
 
     Attributes:
-        block: Kind of the blocks: those of i-DenseNets are residual.
+        block: Kind of the blocks: those of i-DenseNets are residual, those of Implicit Normalizing
+            Flows have two maps each. Couplings are there to be compared with: checkerboards of
+            either kind of cells, then halves of the channels, take turns.
         scales: Blocks of every scale.
+        net: Kind of their maps. dense: layers of `growth` concatenate. feedforward: layers of
+            `width` with an activation in front, but for the first block (Residual Flows).
         growth: Channels that every dense layer of a block adds.
-        depth: Dense layers of a block.
+        width: Channels of hidden layers of feedforward nets, and inside of couplings.
+        kernels: Kernel sizes of feedforward nets, one more than `depth`.
+        depth: Hidden layers of a block.
         activation: Between them, see `flow_core.lipschitz.ACTIVATIONS`.
+        dropout: Share of the channels that the last layer of a feedforward net is not given.
+        actnorm: Whether there are ActNorms.
         dense_blocks: Blocks on the flattened image; of the last scale, where channels leave.
         dense_growth: Features that their dense layers add.
+        dense_width: Features of their hidden layers, where they are feedforward nets or couplings.
+        dense_entrance: Features that their first layer, without an activation, makes of the image
+            for the dense ones; None for no such layer.
         alpha: Of the logit transform; at 0 only images without zeros and ones have a likelihood.
         coeff: Bound on the spectral norm of every layer, below 1.
         concat_bound: Bound on the weights of a concatenation, at most 1.
         squeeze_first: Whether the first scale works on halved images already.
         factor_out: Whether half of the channels leave after every scale but the last, behind its
             squeeze.
+        mean: Of every channel, or one for all: the flow begins by standardising with mean and std;
+            none for the logit.
+        std: Standard deviations that belong to the means.
+        landmarks: Whether a pass can show what every scale makes, behind the squeeze to the next
+            one, for heads on it.
     """
 
     block: Block = "monotone"
     scales: tuple[int, ...] = (4, 4)
+    net: Net = "dense"
     growth: int = 32
+    width: int = 512
+    kernels: tuple[int, ...] = (3, 1, 3)
     depth: int = 2
     activation: str = "cpila"
+    dropout: float = 0.0
+    actnorm: bool = True
     dense_blocks: int = 2
     dense_growth: int = 32
+    dense_width: int = 128
+    dense_entrance: int | None = None
     alpha: float = 0.05
     coeff: float = 0.98
     concat_bound: float = 0.98
     squeeze_first: bool = False
     factor_out: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    landmarks: bool = False
 
     def __post_init__(self) -> None:
         _require_choice("block", self.block, get_args(Block))
+        _require_choice("net", self.net, get_args(Net))
         known_name(self.activation)
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"scales: expected positive integers, got {self.scales}")
@@ -157,12 +186,26 @@ class ContractiveConfig:
         _require_size("blocks of all scales and dense_blocks", blocks, _MOST_LAYERS)
         for name, largest in _LARGEST_OF_BLOCKS.items():
             _require_size(name, getattr(self, name), largest)
+        if self.dense_entrance is not None:
+            _require_size("dense_entrance", self.dense_entrance, _MOST_CHANNELS)
+        if self.dense_entrance is not None and self.net != "dense":
+            raise ValueError(f"dense_entrance: expected None, only dense nets have it: {self.net}")
+        if self.net == "feedforward" and len(self.kernels) != self.depth + 1:
+            raise ValueError(
+                f"kernels: expected depth + 1 = {self.depth + 1} sizes, got {self.kernels}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected in [0, 1), got {self.dropout}")
+        if self.dropout and self.net != "feedforward":
+            raise ValueError(f"dropout: expected 0, only feedforward nets have it, not {self.net}")
         if not 0 <= self.alpha < 0.5:
             raise ValueError(f"alpha: expected in [0, 0.5), got {self.alpha}")
-        if not 0 < self.coeff < 1:
-            raise ValueError(f"coeff: expected between 0 and 1, exclusive, got {self.coeff}")
-        if not 0 < self.concat_bound <= 1:
-            raise ValueError(f"concat_bound: expected in (0, 1], got {self.concat_bound}")
+        _require_bounds(self.coeff, self.concat_bound)
+        if len(self.std) != len(self.mean) or min(self.std, default=1.0) <= 0:
+            raise ValueError(
+                f"std: expected a positive number for each of {len(self.mean)} means, got "
+                f"{self.std}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,23 +214,51 @@ class DequantizerConfig:
 
     Attributes:
         kind: uniform, or variational: a conditional flow that is trained with the model.
-        steps: Conditional couplings of the variational one.
-        width: Channels inside of its couplings and of what the encoder of images gives them.
+        block: Kind of the blocks of the variational one. Residual and monotone ones are those of
+            i-DenseNets, whose layers see what a `ResidualConditioner` makes of the integers.
+        steps: Its blocks.
+        width: Channels inside of couplings and of what an encoder of images gives them; of the
+            other blocks, between the bottlenecks of the conditioner.
+        inner: Channels inside of these bottlenecks.
+        growth: Channels that every dense layer adds.
+        depth: Dense layers of a block.
+        dense_activation: Between them, see `flow_core.lipschitz.ACTIVATIONS`.
+        coeff: Bound on the spectral norm of every layer, below 1.
+        concat_bound: Bound on the weights of a concatenation, at most 1.
     """
 
     kind: Noise = "uniform"
+    block: BlockOfNoise = "coupling"
     steps: int = 2
     width: int = 32
+    inner: int = 512
+    growth: int = 172
+    depth: int = 3
+    dense_activation: str = "cpila"
+    coeff: float = 0.98
+    concat_bound: float = 0.98
 
     def __post_init__(self) -> None:
         _require_choice("kind", self.kind, get_args(Noise))
+        _require_choice("block", self.block, get_args(BlockOfNoise))
+        known_name(self.dense_activation)
         _require_size("steps", self.steps, _MOST_LAYERS)
-        _require_size("width", self.width, _MOST_CHANNELS)
+        _require_size("depth", self.depth, _LARGEST_OF_BLOCKS["depth"])
+        for name in ("width", "inner", "growth"):
+            _require_size(name, getattr(self, name), _MOST_CHANNELS)
+        _require_bounds(self.coeff, self.concat_bound)
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _require_bounds(coeff: float, concat_bound: float) -> None:
+    if not 0 < coeff < 1:
+        raise ValueError(f"coeff: expected between 0 and 1, exclusive, got {coeff}")
+    if not 0 < concat_bound <= 1:
+        raise ValueError(f"concat_bound: expected in (0, 1], got {concat_bound}")
 
 
 def _require_size(name: str, value: int, largest: int) -> None:
@@ -223,4 +294,6 @@ _LARGEST_OF_BLOCKS: Mapping[str, int] = {
     "growth": _MOST_CHANNELS,
     "depth": 64,
     "dense_growth": _MOST_CHANNELS,
+    "width": _MOST_CHANNELS,
+    "dense_width": _MOST_CHANNELS,
 }

@@ -1,18 +1,29 @@
-"""The plan of flows of contractive blocks: Monotone Flows and i-DenseNets.
+"""The plan of flows of blocks that solve fixed points, and of couplings.
 
-Sources: Chen et al. 2019 (Residual Flows), §4 and released code; Perugachi-Diaz et al. 2021
-(i-DenseNets), §3; Ahn et al. 2022 (Monotone Flows), §5.3.
+Those of Residual Flows, i-DenseNets, Implicit Normalizing Flows and Monotone Flows. Sources: Chen
+et al. 2019, §4; Perugachi-Diaz et al. 2021, §3; Lu et al. 2021, §6; Ahn et al. 2022, §5.3; and the
+released codes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from flow_core.bijection import Bijection
-from flow_core.blocks import Monotone, Residual
-from flow_core.layers import ActNorm
-from flow_core.maps import DenseNet
+from flow_core.blocks import Implicit, Monotone, Residual
+from flow_core.combinators import Chain
+from flow_core.layers import (
+    ActNorm,
+    AffineCoupling,
+    CheckerboardCoupling,
+    LogitTransform,
+    Normalize,
+    Permutation,
+    SigmoidScale,
+)
+from flow_core.maps import DenseNet, FeedForwardNet, LipschitzMap
 from flow_core.models.assembly import Plan, Shape, Split
-from flow_core.models.config import Block, ContractiveConfig
+from flow_core.models.config import ContractiveConfig
 from flow_core.settings import Solve
 
 
@@ -24,8 +35,26 @@ def contractive_plan(config: ContractiveConfig, solve: Solve | None) -> Plan:
         scales=[partial(_blocks_of_images, config, solve, scale) for scale in scales],
         squeeze_first=config.squeeze_first,
         split=Split(after_squeeze=True) if config.factor_out else None,
+        landmarks=config.landmarks,
         end=partial(_blocks_of_vectors, config, solve),
     )
+
+
+def entrance(config: ContractiveConfig, channels: int) -> Bijection:
+    """What makes real numbers of pixels in [0, 1].
+
+    Raises:
+        ValueError: If moments are given for another number of channels.
+    """
+    if not config.mean:
+        return LogitTransform(config.alpha)
+    if len(config.mean) not in (1, channels):
+        raise ValueError(
+            f"mean: expected one number, or one for each of {channels} channels with any padding, "
+            f"got {len(config.mean)}"
+        )
+    times = channels // len(config.mean)
+    return Normalize(config.mean * times, config.std * times)
 
 
 def _blocks_of_images(
@@ -33,40 +62,103 @@ def _blocks_of_images(
 ) -> Iterator[Bijection]:
     channels, height, width = shape
     if scale == 0:
-        yield ActNorm(channels)
-    for _ in range(config.scales[scale]):
-        yield _block(config, solve, channels, config.growth, (height, width))
-        yield ActNorm(channels)
+        yield from _actnorms(config, channels)
+    for i in range(config.scales[scale]):
+        sizes = _Sizes(channels, config.growth, config.width, (height, width))
+        yield _block(config, solve, sizes, i, opens=scale == i == 0)
+        yield from _actnorms(config, channels)
 
 
 def _blocks_of_vectors(
     config: ContractiveConfig, solve: Solve | None, size: int
 ) -> Iterator[Bijection]:
-    for _ in range(config.dense_blocks):
-        yield _block(config, solve, size, config.dense_growth, None)
-        yield ActNorm(size)
+    sizes = _Sizes(size, config.dense_growth, config.dense_width)
+    for i in range(config.dense_blocks):
+        yield _block(config, solve, sizes, i, opens=False)
+        yield from _actnorms(config, size)
+
+
+def _actnorms(config: ContractiveConfig, channels: int) -> Iterator[Bijection]:
+    if config.actnorm:
+        yield ActNorm(channels)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of one block.
+
+    Attributes:
+        channels: That come in and go out.
+        growth: Of dense nets.
+        width: Of feedforward nets and couplings.
+        map_size: Of images; None for vectors.
+    """
+
+    channels: int
+    growth: int
+    width: int
+    map_size: tuple[int, int] | None = None
 
 
 def _block(
-    config: ContractiveConfig,
-    solve: Solve | None,
-    channels: int,
-    growth: int,
-    map_size: tuple[int, int] | None,
+    config: ContractiveConfig, solve: Solve | None, sizes: _Sizes, i: int, *, opens: bool
 ) -> Bijection:
-    net = DenseNet(
-        channels,
-        growth=growth,
+    """Block i of its scale; `opens` tells the first one of all."""
+    if config.block == "coupling":
+        return _coupling(sizes, i)
+
+    def net() -> LipschitzMap:
+        """A map of its own."""
+        dense = config.net == "dense"
+        return _dense(config, sizes) if dense else _feedforward(config, sizes, opens)
+
+    if config.block == "implicit":
+        return Implicit(net(), net(), solve)
+    return (Monotone if config.block == "monotone" else Residual)(net(), solve)
+
+
+def _dense(config: ContractiveConfig, sizes: _Sizes) -> LipschitzMap:
+    return DenseNet(
+        sizes.channels,
+        growth=sizes.growth,
         depth=config.depth,
         activation=config.activation,
         coeff=config.coeff,
         concat_bound=config.concat_bound,
-        map_size=map_size,
+        map_size=sizes.map_size,
+        entrance=config.dense_entrance if sizes.map_size is None else None,
     )
-    return _BLOCKS[config.block](net, solve)
 
 
-_BLOCKS: dict[Block, Callable[[DenseNet, Solve | None], Bijection]] = {
-    "monotone": Monotone,
-    "residual": Residual,
-}
+def _feedforward(config: ContractiveConfig, sizes: _Sizes, opens: bool) -> LipschitzMap:
+    return FeedForwardNet(
+        sizes.channels,
+        [sizes.width] * config.depth,
+        activation=config.activation,
+        coeff=config.coeff,
+        kernels=None if sizes.map_size is None else config.kernels,
+        map_size=sizes.map_size,
+        preact=not opens,
+        dropout=config.dropout,
+    )
+
+
+def _coupling(sizes: _Sizes, i: int) -> Bijection:
+    """Even cells stay, odd ones, the first half of the channels, the last; without either if one.
+
+    Scales are σ(r + 2), as in the released code of Residual Flows.
+    """
+    channels, width, scale = sizes.channels, sizes.width, SigmoidScale()
+    if sizes.map_size is None:
+        return _halves(AffineCoupling.dense(channels, width, scale), channels, i % 2)
+    turn = i % (4 if channels > 1 else 2)
+    if turn < 2:
+        return CheckerboardCoupling.convolutional(channels, width, 0 if turn == 0 else 1, scale)
+    return _halves(AffineCoupling.convolutional(channels, width, scale), channels, turn - 2)
+
+
+def _halves(coupling: AffineCoupling, channels: int, swapped: int) -> Bijection:
+    """The coupling, or with the channels in the opposite order inside of it."""
+    if not swapped:
+        return coupling
+    return Chain([Permutation.reversal(channels), coupling, Permutation.reversal(channels)])

@@ -1,14 +1,17 @@
 """Checks of values, log-determinants and derivatives."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from flow_core.combinators import Invert
+from flow_core.domain import Domain
 from flow_core.jacobian import jacobian
 from flow_core.lipschitz import update_lipschitz
+from flow_core.passes import Direction
 from flow_core.testing.case import Call, Case
 
 
@@ -80,6 +83,28 @@ def bounds_hold(case: Case) -> None:
         matrix = jacobian(case.bijection, point, direction=direction, **case.options)
         seen = float(torch.linalg.matrix_norm(matrix, 2).max())
         assert seen <= bound * (1 + 1e-9), f"{direction} stretches by {seen}, bound {bound}"
+    for call in case.calls():
+        if not call.with_log_det:
+            _local_bounds_hold(case, call)
+
+
+def _local_bounds_hold(case: Case, call: Call) -> None:
+    """Those on the smallest domain that has the samples, whose images it must place."""
+    there, back = (case.x, case.y) if call.direction == "transform" else (case.y, case.x)
+    domain = Domain.around(there, case.context)
+    bounds, image = case.bijection.bounds_on(domain, call.direction)
+    limits = {"transform": bounds.transform, "inverse": bounds.inverse}
+    for direction in get_args(Direction):
+        point, bound = case.x if direction == "transform" else case.y, limits[direction]
+        matrix = jacobian(case.bijection, point, direction=direction, **case.options)
+        seen = float(torch.linalg.matrix_norm(matrix, 2).max())
+        assert seen <= bound * (1 + 1e-9), f"{direction} on {domain}: {seen}, bound {bound}"
+    assert image.shape == tuple(back.shape[1:]), f"the image has shape {image.shape}"
+    found = Domain.around(back)
+    spare = 1e-9 * (1 + found.largest)
+    assert image.lower <= found.lower + spare, f"{found} is not within {image}"
+    assert image.upper >= found.upper - spare, f"{found} is not within {image}"
+    assert image.norm >= found.norm - spare, f"{found} is not within {image}"
 
 
 def first_derivatives(case: Case) -> None:

@@ -8,7 +8,7 @@ from flow_data.images.cifar import (
     load_cifar100,
 )
 from flow_data.images.digits import load_digits
-from flow_data.images.folder import load_image_folder
+from flow_data.images.folder import image_classes, load_image_folder
 from flow_data.images.imagenet import load_imagenet
 from flow_data.images.imageset import ImageSet
 from flow_data.images.mnist import (
@@ -25,6 +25,7 @@ __all__ = [
     "download_cifar100",
     "download_fashion_mnist",
     "download_mnist",
+    "image_classes",
     "load_celeba",
     "load_cifar10",
     "load_cifar100",

@@ -1,5 +1,6 @@
 """Folders of pictures in the layout of torchvision's ImageFolder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from flow_data.integrity import DataError, unreadable
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def load_image_folder(root: Path | str, size: int | None = None) -> ImageSet:
+def load_image_folder(
+    root: Path | str, size: int | None = None, *, classes: Sequence[str] | None = None
+) -> ImageSet:
     """Pictures in one folder for each class: `root/CLASS/**/*.png`, `.jpg` or `.jpeg`.
 
     Classes are numbered in the order of their names, and pictures come in the order of theirs.
@@ -24,6 +27,8 @@ def load_image_folder(root: Path | str, size: int | None = None) -> ImageSet:
         size: Cut the largest square from the centre and resize it to that height and width, by
             Pillow's bilinear filter, which averages when it shrinks. Without, all pictures must
             have one size.
+        classes: Names of the classes in the order of their numbers, for a part of a set that may
+            lack some; a folder of another name has the label -1. Without, they are the folders.
 
     Returns:
         Images with 3 channels and 256 levels, named as the folder.
@@ -36,13 +41,15 @@ def load_image_folder(root: Path | str, size: int | None = None) -> ImageSet:
     if size is not None and size < 1:
         raise ValueError(f"expected a size >= 1, got {size}")
     root = Path(root)
-    classes = [picture_paths(folder) for folder in _class_folders(root)]
-    paths = [path for pictures in classes for path in pictures]
+    names = image_classes(root)
+    pictures = [picture_paths(root / name) for name in names]
+    paths = [path for of_class in pictures for path in of_class]
     framing = Framing(expected=first_shape(paths[0])) if size is None else Framing(size=size)
-    counts = torch.tensor([len(pictures) for pictures in classes])
+    counts = torch.tensor([len(of_class) for of_class in pictures])
+    numbers = {name: number for number, name in enumerate(names if classes is None else classes)}
     return ImageSet(
         source=torch.from_numpy(read_pictures(root, paths, framing)),
-        labels=torch.arange(len(classes)).repeat_interleave(counts),
+        labels=torch.tensor([numbers.get(name, -1) for name in names]).repeat_interleave(counts),
         levels=256,
         name=root.resolve().name,
     )
@@ -64,9 +71,14 @@ def picture_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def _class_folders(root: Path) -> list[Path]:
+def image_classes(root: Path) -> list[str]:
+    """The names of the classes in a folder, in their order.
+
+    Raises:
+        DataError: There are none, or the folder cannot be read.
+    """
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(path.name for path in root.iterdir() if path.is_dir())
     except OSError as error:
         raise unreadable(root, error) from error
     if not folders:

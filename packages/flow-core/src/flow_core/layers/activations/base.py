@@ -1,14 +1,19 @@
 """What every increasing map of single values offers."""
 
+import math
 from abc import abstractmethod
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
-from flow_core.passes import Pass
+from flow_core.layers.stretch import elementwise
+from flow_core.passes import Direction, Pass
 
 
 class ElementwiseBijection(Bijection):
@@ -30,6 +35,21 @@ class ElementwiseBijection(Bijection):
     @abstractmethod
     def log_slope(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """log f'(x) of every value, in a form that neither overflows nor cancels."""
+
+    @final
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """Of the slopes at the values of the domain; ends are mapped to ends."""
+        if direction == "transform":
+            return elementwise(self, self.slopes_on(domain.lower, domain.upper), domain, direction)
+        with torch.no_grad():
+            ends = torch.tensor([domain.lower, domain.upper], dtype=torch.float64)
+            lower, upper = self.inverse_value(ends).nan_to_num(math.nan, math.inf, -math.inf)
+        reach = [-math.inf if lower.isnan() else float(lower), float(upper)]
+        return elementwise(self, self.slopes_on(*reach), domain, direction)
+
+    def slopes_on(self, lower: float, upper: float) -> Bounds:
+        """The largest slope of an interval of x, and one over the smallest."""
+        return self.bounds()
 
     @final
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:

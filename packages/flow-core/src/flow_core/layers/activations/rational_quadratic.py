@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of a piece, in which bounds of its slopes are sought.
+_PARTS = 64
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -67,3 +70,28 @@ class Piece:
     def _divisor(self, t: Tensor, s: Tensor) -> Tensor:
         u = 1 - t
         return s * (t * t + u * u) + (self.left_slope + self.right_slope) * t * u
+
+
+def slope_range(pieces: Piece) -> tuple[float, float]:
+    """Numbers that all slopes of pieces lie between, within a few percent of the extreme ones."""
+    t = torch.linspace(0, 1, _PARTS + 1, dtype=pieces.width.dtype, device=pieces.width.device)
+    s, d0, d1 = ((v.unsqueeze(-1)) for v in (pieces.height / pieces.width, *_ends(pieces)))
+    top = _bernstein(d0, s, d1, t)
+    divisor = _bernstein(s, (d0 + d1) / 2, s, t)
+    lowest = s * s * top.amin(0) / divisor.amax(0).square()
+    highest = s * s * top.amax(0) / divisor.amin(0).square()
+    return float(lowest.min()), float(highest.max())
+
+
+def _ends(pieces: Piece) -> tuple[Tensor, Tensor]:
+    return pieces.left_slope, pieces.right_slope
+
+
+def _bernstein(a: Tensor, b: Tensor, c: Tensor, t: Tensor) -> Tensor:
+    """Coefficients of a·u² + 2b·tu + c·t² on the parts between neighbouring t, u = 1 − t."""
+
+    def blossom(p: Tensor, q: Tensor) -> Tensor:
+        return a * (1 - p) * (1 - q) + b * (p * (1 - q) + q * (1 - p)) + c * p * q
+
+    left, right = t[:-1], t[1:]
+    return torch.stack([blossom(left, left), blossom(left, right), blossom(right, right)])

@@ -9,6 +9,7 @@ from torch.distributions import constraints
 
 from flow_core.bounds import Bounds
 from flow_core.layers.activations.base import ElementwiseBijection
+from flow_core.layers.stretch import from_slopes
 from flow_core.lipschitz.activations.rectifier import SELU_ALPHA, SELU_SCALE
 
 
@@ -30,6 +31,12 @@ class SELUTransform(ElementwiseBijection):
     def bounds(self) -> Bounds:
         """λα, the slope just below 0; the inverse has no largest slope where its values end."""
         return Bounds(self.limit)
+
+    def slopes_on(self, lower: float, upper: float) -> Bounds:
+        """λ above 0 and λα·e^x below, where it is largest just below 0."""
+        below = [self.limit * math.exp(min(x, 0.0)) for x in (lower, upper)] if lower < 0 else []
+        slopes = [*below, *([SELU_SCALE] if upper >= 0 else [])]
+        return from_slopes(min(slopes), max(slopes))
 
     def value(self, x: Tensor) -> Tensor:
         """λ·x or λα·(e^x − 1)."""

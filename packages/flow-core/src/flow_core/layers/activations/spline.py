@@ -6,12 +6,16 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
+from flow_solvers.precision import in_float64
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
-from flow_core.layers.activations.rational_quadratic import Piece
-from flow_core.passes import Pass, zeros
+from flow_core.layers.activations.rational_quadratic import Piece, slope_range
+from flow_core.layers.stretch import from_slopes
+from flow_core.passes import Direction, Pass, zeros
 
 
 @final
@@ -67,6 +71,23 @@ class RationalQuadraticSpline(Bijection):
         """Size shown in the representation of a model."""
         return f"bins={self.bins}, tail_bound={self.tail_bound}, shape={self.shape}"
 
+    @torch.no_grad()
+    def bounds(self) -> Bounds:
+        """The largest slope of any piece, or 1 of the tails, and one over the smallest.
+
+        A piece is cut into parts; in each of them numerator and denominator of the slope are
+        quadratics, which lie between their Bernstein coefficients there.
+        """
+        lowest, highest = slope_range(Piece(*in_float64(self._table()[0]).unbind()))
+        return from_slopes(min(1.0, lowest) * (1 - 1e-6), max(1.0, highest) * (1 + 1e-6))
+
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same everywhere; [−B, B] is mapped onto itself, and the rest stays."""
+        within = self.tail_bound
+        lower = domain.lower if domain.lower <= -within else -within
+        upper = domain.upper if domain.upper >= within else within
+        return LocalBounds(self.bounds(), domain.image(lower, upper))
+
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         piece, inner, tails = self._enter(x, inverse=False)
         y = torch.where(tails, x, piece.value(inner))
@@ -87,13 +108,18 @@ class RationalQuadraticSpline(Bijection):
         held = v.clamp(-self.tail_bound, self.tail_bound)
         return self._piece(held, inverse=inverse), held, v.abs() >= self.tail_bound
 
-    def _piece(self, v: Tensor, *, inverse: bool) -> Piece:
+    def _table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The numbers of all pieces, and the abscissas and ordinates of the knots."""
         x = self._knots(self.raw_widths, self.min_width)
         y = self._knots(self.raw_heights, self.min_height)
         slopes = self._slopes()
         table = torch.stack(
             [x[..., :-1], x.diff(), y[..., :-1], y.diff(), slopes[..., :-1], slopes[..., 1:]]
         )
+        return table, x, y
+
+    def _piece(self, v: Tensor, *, inverse: bool) -> Piece:
+        table, x, y = self._table()
         inner = (y if inverse else x)[..., 1:-1]
         index = (v.unsqueeze(-1) >= inner).sum(-1)
         if self.shape is not None:

@@ -11,10 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
-from flow_core.bounds import Bounds, ratio
-from flow_core.layers.matrices import FreeMatrix, InvertibleMatrix
+from flow_core.bounds import Bounds
+from flow_core.domain import Domain, LocalBounds
+from flow_core.layers.matrices import FreeMatrix, InvertibleMatrix, matrix_bounds
 from flow_core.layers.per_channel import require_channels, spread, summed_over_pixels
-from flow_core.passes import Pass
+from flow_core.lipschitz.plain import affine_bounds
+from flow_core.passes import Direction, Pass
 
 
 @final
@@ -38,11 +40,20 @@ class Conv1x1(Bijection):
     @torch.no_grad()
     def bounds(self) -> Bounds:
         """The largest singular value of W and one over the smallest, in float64."""
-        values = torch.linalg.svdvals(in_float64(self.matrix.dense()))
-        largest, smallest = float(values[0]), float(values[-1])
-        # More than the error of LAPACK, which is relative to the largest.
-        error = 10 * self.matrix.size * torch.finfo(torch.float64).eps * largest
-        return Bounds(largest + error, ratio(1.0, smallest - error))
+        return matrix_bounds(in_float64(self.matrix.dense()))
+
+    @torch.no_grad()
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The same everywhere; the image is that of every pixel."""
+        bounds, matrix = self.bounds(), in_float64(self.matrix.dense())
+        bias = matrix.new_zeros(len(matrix)) if self.bias is None else in_float64(self.bias)
+        norm = bounds.transform
+        if direction == "inverse":
+            matrix = torch.linalg.inv(matrix)
+            norm, bias = bounds.inverse, -(matrix @ bias)
+        image = affine_bounds(norm, matrix[..., None, None], bias, domain, domain.shape).image
+        # W⁻¹ and W⁻¹b were rounded.
+        return LocalBounds(bounds, image.wider(1e-9 * (1 + bounds.transform * bounds.inverse)))
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse other numbers of channels."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
 from flow_core.convolution import same_conv2d
 from flow_core.lipschitz import LipschitzConv2d
 from flow_core.passes import Pass
@@ -39,6 +40,11 @@ class ExponentialConv2d(Bijection):
         self.conv = LipschitzConv2d(
             channels, channels, kernel_size, map_size, coeff=coeff, bias=False
         )
+
+    def bounds(self) -> Bounds:
+        """e^‖K‖ both ways, with a proven bound of ‖K‖."""
+        most = math.exp(self.conv.certificate()) * (1 + 1e-9)
+        return Bounds(most, most)
 
     def terms(self, dtype: torch.dtype) -> int:
         """Terms of the series after which the remainder is below rounding."""

@@ -9,10 +9,20 @@ from flow_kernels import Order, inverse_conv2d, padded_conv2d
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
 from flow_core.combinators import Chain, Invert
-from flow_core.layers.convolutions.growth import Taps, bounded_taps, growth_bound
+from flow_core.domain import Domain, LocalBounds
+from flow_core.layers.convolutions.dense import LARGEST_MATRIX
+from flow_core.layers.convolutions.growth import (
+    Taps,
+    bounded_taps,
+    growth_bound,
+    in_double,
+    norm_bounds,
+)
+from flow_core.layers.matrices import matrix_bounds
 from flow_core.layers.per_channel import summed_over_pixels
-from flow_core.passes import Pass, zeros
+from flow_core.passes import Direction, Pass, zeros
 from flow_core.record import post_growth
 
 ORDERS: tuple[Order, ...] = ("TL", "TR", "BL", "BR")
@@ -88,6 +98,41 @@ class InverseConv2d(Bijection):
     def growth_bound(self) -> float:
         """An upper bound of ‖T⁻¹‖_∞ on images of any size; infinite where none is known."""
         return growth_bound(self.taps())
+
+    @torch.no_grad()
+    def bounds(self) -> Bounds:
+        """‖T‖ ≤ √(‖T‖₁‖T‖_∞) from sums of taps, and ‖T⁻¹‖ likewise where both sums show one.
+
+        With ρ the largest sum of magnitudes of D⁻¹K over what a value takes, ‖T⁻¹‖_∞ is at most
+        ‖D⁻¹‖_∞/(1 − ρ), see `growth_bound`; over what it gives, so is ‖T⁻¹‖₁. Infinite where one of
+        the sums is 1 or more: on images of any size T⁻¹ may then grow without end. On a domain,
+        whose shape is known, there is a bound.
+        """
+        norm, inverse = norm_bounds(self.taps())
+        return Bounds(inverse, norm)
+
+    @torch.no_grad()
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """The singular values of T on images of that shape, up to 4096 values.
+
+        Above, those of `bounds`, where ‖T⁻¹‖ ≤ √D·‖T⁻¹‖_∞ serves too if `growth_bound` is finite.
+        """
+        dim = math.prod(domain.shape)
+        if dim <= LARGEST_MATRIX:
+            unit = torch.eye(dim, dtype=torch.float64, device=self.weight.device)
+            taps = in_double(self.taps())
+            image = padded_conv2d(
+                unit.view(dim, *domain.shape),
+                taps.weight,
+                orders=self.orders,
+                log_diagonal=taps.log_diagonal,
+            )
+            bounds = matrix_bounds(image.flatten(1)).swapped()
+        else:
+            known = self.bounds()
+            most = min(known.transform, math.sqrt(dim) * self.growth_bound())
+            bounds = Bounds(most, known.inverse)
+        return self._mapped(bounds, domain, direction)
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         """Solve T z = x."""

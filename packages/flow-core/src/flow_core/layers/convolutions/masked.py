@@ -1,6 +1,8 @@
 """Masked convolutional flows: every row from the rows before it."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias, cast, final, get_args
 
@@ -9,12 +11,23 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, elu, pad
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds, ratio
 from flow_core.combinators import Chain
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
 from flow_core.layers.actnorm import ActNorm
 from flow_core.layers.couplings.conditioners import ZeroConv2d
-from flow_core.layers.couplings.scales import ScaleFunction, scale_function
-from flow_core.passes import Pass
+from flow_core.layers.couplings.scales import ScaleFunction, moves_on, scale_function
+from flow_core.layers.shear import Moves
+from flow_core.lipschitz.plain import (
+    affine_bounds,
+    conv_norm,
+    halves,
+    net_bounds,
+    product,
+    widened_up,
+)
+from flow_core.passes import Direction, Pass
 
 Side: TypeAlias = Literal["above", "below", "left", "right"]
 SIDES: tuple[Side, ...] = ("above", "below", "left", "right")
@@ -70,6 +83,59 @@ class MaskedConv2d(Bijection):
     def extra_repr(self) -> str:
         """Direction shown in the representation of a model."""
         return f"side={self.side}, scale={self.scale}, form={self.form}"
+
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """Of the Jacobian S·(I + A), where A takes from rows before: Aʰ = 0 for h rows.
+
+        ‖S(I + A)‖ ≤ max s·(1 + a), and its inverse has at most (1 + a + … + a^(h−1))/min s. Of y,
+        the range of x grows row by row. Finite on every bounded domain.
+        """
+        _, height, width = domain.shape
+        rows = width if self.side in ("left", "right") else height
+        x = domain if direction == "transform" else self._undone(domain, rows)
+        moves = self._moves_on(x)
+        shear = (
+            moves.combined(ratio(1.0, moves.lowest), product(x.largest, moves.slope))
+            if self.form == "scale-shift"
+            else moves.shear(x, "transform")
+        )
+        series = math.fsum(_power(shear, k) for k in range(rows))
+        least = ratio(series, moves.lowest)
+        bounds = Bounds(widened_up(product(moves.highest, 1 + shear)), widened_up(least))
+        return LocalBounds(bounds, self._moved(moves, x) if direction == "transform" else x)
+
+    def _moves_on(self, x: Domain) -> Moves:
+        """What is known of t and log s of rows whose rows before are in a domain."""
+        norm = conv_norm(self.first.weight, None)
+        shape = (len(self.first.weight), *x.shape[1:])
+        hidden = affine_bounds(norm, self.first.weight, self.first.bias, x.with_zero(), shape)
+        activated = net_bounds(nn.ELU(), hidden.image)
+        last = halves(self.last, activated.image)
+        return moves_on(last.after(norm), x, self.scale)
+
+    def _moved(self, moves: Moves, x: Domain) -> Domain:
+        """The range of y."""
+        if self.form == "shift-scale":
+            return moves.image(x, "transform")
+        still = replace(moves, shift=x.image(0.0, 0.0)).image(x, "transform")
+        shift = moves.shift
+        return x.image(
+            still.lower + shift.lower, still.upper + shift.upper, still.norm + shift.norm
+        )
+
+    def _undone(self, y: Domain, rows: int) -> Domain:
+        """The range of x: of the first row, whose rows before are zeros, and so on."""
+        x = y.image(0.0, 0.0)
+        for _ in range(rows):
+            moves = self._moves_on(x)
+            if self.form == "shift-scale":
+                new = moves.image(y, "inverse")
+            else:
+                shift = moves.shift
+                centred = y.image(y.lower - shift.upper, y.upper - shift.lower)
+                new = replace(moves, shift=y.image(0.0, 0.0)).image(centred, "inverse")
+            x = y.image(min(new.lower, x.lower), max(new.upper, x.upper))
+        return x
 
     def _prepare(self, x: Tensor, how: Pass) -> None:
         """Refuse images without a row or a column."""
@@ -156,6 +222,13 @@ def macow_unit(
             yield masked(side=side)
 
     return Chain(list(layers()))
+
+
+def _power(base: float, exponent: int) -> float:
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def _known(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -1,5 +1,6 @@
 """Couplings, the networks that condition them and the scales that they make."""
 
+from flow_core.layers.couplings.checkerboard import CheckerboardCoupling
 from flow_core.layers.couplings.conditioners import (
     ZeroConv2d,
     convolutional_conditioner,
@@ -8,18 +9,23 @@ from flow_core.layers.couplings.conditioners import (
 from flow_core.layers.couplings.coupling import AdditiveCoupling, AffineCoupling
 from flow_core.layers.couplings.scales import (
     BoundedExpScale,
+    ExpScale,
     HalfRangeSigmoidScale,
     ScaleFunction,
     SigmoidScale,
+    UpperHalfSigmoidScale,
 )
 
 __all__ = [
     "AdditiveCoupling",
     "AffineCoupling",
     "BoundedExpScale",
+    "CheckerboardCoupling",
+    "ExpScale",
     "HalfRangeSigmoidScale",
     "ScaleFunction",
     "SigmoidScale",
+    "UpperHalfSigmoidScale",
     "ZeroConv2d",
     "convolutional_conditioner",
     "dense_conditioner",

@@ -3,10 +3,13 @@
 from typing import final
 
 import torch
+from flow_solvers.precision import in_float64
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow_core.convolution import same_conv2d
+from flow_core.domain import Domain
+from flow_core.lipschitz.plain import NetBounds, affine_bounds, conv_norm, half, net_bounds, sliced
 
 
 @final
@@ -38,6 +41,21 @@ class ZeroConv2d(nn.Module):
         """Typed `forward`."""
         output: Tensor = super().__call__(x)
         return output
+
+
+@net_bounds.register
+def _(module: ZeroConv2d, domain: Domain) -> NetBounds:
+    scale = (3 * in_float64(module.log_scale.detach())).exp()
+    weight = in_float64(module.weight.detach()) * scale.view(-1, 1, 1, 1)
+    bias = in_float64(module.bias.detach()) * scale
+    norm = conv_norm(weight, domain.shape)
+    shape = (len(weight), *domain.shape[1:])
+    return affine_bounds(norm, weight, bias, domain.with_zero(), shape)
+
+
+@half.register
+def _(module: ZeroConv2d, index: int) -> nn.Module:
+    return sliced(module, index)
 
 
 def convolutional_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:

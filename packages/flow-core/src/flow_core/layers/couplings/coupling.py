@@ -1,5 +1,6 @@
 """Couplings: one half of the channels moves the other."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, cast, final
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from flow_core.bijection import Bijection, fits
+from flow_core.bounds import Bounds
 from flow_core.context import Context
+from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
-from flow_core.layers.couplings.scales import ScaleFunction, scale_function
-from flow_core.passes import Pass
+from flow_core.layers.couplings.scales import ScaleFunction, moves_on, scale_function
+from flow_core.layers.shear import Moves, joined, unknown_moves
+from flow_core.lipschitz.plain import halves, net_bounds
+from flow_core.passes import Direction, Pass
 
 
 class Coupling(Bijection):
@@ -51,6 +56,52 @@ class Coupling(Bijection):
     @abstractmethod
     def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """t and log s of what the conditioner gives."""
+
+    def _moves_on(self, seen: Domain, moved: Domain) -> Moves:
+        """What is known of t and log s, from the domain of what the conditioner is called with.
+
+        Nothing, unless a class says so.
+        """
+        return unknown_moves(moved)
+
+    @final
+    def bounds(self) -> Bounds:
+        """Those on all samples: finite for additive couplings whose shape is known."""
+        shape = self.event_shape
+        if shape is None or None in shape:
+            return Bounds()
+        return self.bounds_on(Domain(tuple(size or 0 for size in shape))).bounds
+
+    @final
+    def bounds_on(self, domain: Domain, direction: Direction = "transform") -> LocalBounds:
+        """See `Moves`; finite where the conditioner has a bound and the scales stay above 0.
+
+        With a context its domain counts. Infinite in truth where s is unbounded on an unbounded
+        domain; additive couplings have the bound everywhere. Source: Behrmann et al. 2021, table 1.
+        """
+        channels, *rest = domain.shape
+        still = domain.part((channels // 2, *rest))
+        moved = domain.part((channels - channels // 2, *rest))
+        seen = self._seen_on(still)
+        if seen is None:
+            return LocalBounds(Bounds(), domain.image())
+        moves = self._moves_on(seen, moved)
+        image = joined(still, moves.image(moved, direction), domain)
+        return LocalBounds(moves.bounds(moved, direction), image)
+
+    def _seen_on(self, still: Domain) -> Domain | None:
+        """What the conditioner is called with; None where the domain of the context is unknown."""
+        if self.context_features is None:
+            return still
+        given = still.context
+        if given is None:
+            return None
+        return still.image(
+            min(still.lower, given.lower),
+            max(still.upper, given.upper),
+            math.hypot(still.norm, given.norm),
+            (still.shape[0] + self.context_features, *still.shape[1:]),
+        )
 
     @final
     def _prepare(self, x: Tensor, how: Pass) -> None:
@@ -112,6 +163,11 @@ class AdditiveCoupling(Coupling):
 
     numbers = 1
 
+    def _moves_on(self, seen: Domain, moved: Domain) -> Moves:
+        lipschitz, image = net_bounds(self.conditioner, seen)
+        shift = moved.image(image.lower, image.upper, image.norm)
+        return Moves(lipschitz, lipschitz, 0.0, shift, 1.0, 1.0, 0.0)
+
     def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         return raw, torch.zeros_like(raw)
 
@@ -172,6 +228,9 @@ class AffineCoupling(Coupling):
     def extra_repr(self) -> str:
         """Scale function shown in the representation of a model."""
         return f"scale={self.scale}"
+
+    def _moves_on(self, seen: Domain, moved: Domain) -> Moves:
+        return moves_on(halves(self.conditioner, seen), moved, self.scale)
 
     def _moves(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw_scale = raw.chunk(2, dim=1)

@@ -11,6 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from flow_core.domain import Domain
+from flow_core.layers.shear import Moves
+from flow_core.lipschitz.plain import Halves, widened_down, widened_up
+
 
 class ScaleFunction(ABC):
     """A map from the real line to positive scales."""
@@ -19,10 +23,27 @@ class ScaleFunction(ABC):
     def log_scale(self, raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Logarithms of the scales, in nats."""
 
+    def largest_slope(self) -> float:
+        """A bound of |d log s/d r|; infinite unless a function knows one."""
+        return math.inf
+
+    def log_range(self, lower: float, upper: float) -> tuple[float, float]:
+        """Bounds of log s for r in an interval; infinite unless a function knows them."""
+        return -math.inf, math.inf
+
+
+class IncreasingScale(ScaleFunction):
+    """One that increases with r."""
+
+    def log_range(self, lower: float, upper: float) -> tuple[float, float]:
+        """From the ends of the interval."""
+        ends = self.log_scale(torch.tensor([lower, upper], dtype=torch.float64)).tolist()
+        return widened_down(ends[0]), widened_up(ends[1])
+
 
 @final
 @dataclass(frozen=True)
-class SigmoidScale(ScaleFunction):
+class SigmoidScale(IncreasingScale):
     """s = σ(r + shift) + ε, in (ε, 1 + ε); with ε = 0 it can come close to 0.
 
     Source: Kingma & Dhariwal 2018, released code; ε: Behrmann et al. 2021, §B.
@@ -39,17 +60,40 @@ class SigmoidScale(ScaleFunction):
         if not 0 <= self.epsilon < math.inf:
             raise ValueError(f"expected epsilon >= 0, got {self.epsilon}")
 
+    def largest_slope(self) -> float:
+        """The maximum of p(1 − p)/(p + ε) over p in (0, 1)."""
+        return 1 + 2 * self.epsilon - 2 * math.sqrt(self.epsilon * (1 + self.epsilon))
+
     def log_scale(self, raw: Tensor) -> Tensor:
         """log(σ(r + shift) + ε)."""
-        log_sigmoid = logsigmoid(raw + self.shift)
-        if self.epsilon == 0:
-            return log_sigmoid
-        return torch.logaddexp(log_sigmoid, log_sigmoid.new_tensor(math.log(self.epsilon)))
+        return _added(logsigmoid(raw + self.shift), self.epsilon)
 
 
 @final
 @dataclass(frozen=True)
-class HalfRangeSigmoidScale(ScaleFunction):
+class UpperHalfSigmoidScale(IncreasingScale):
+    """s = ½·σ(r + shift) + ½, in (½, 1): the inverse stretches by less than two.
+
+    Source: Behrmann et al. 2021, the modified affine coupling of §5.1.
+
+    Attributes:
+        shift: Makes the scale close to one for r = 0.
+    """
+
+    shift: float = 2.0
+
+    def largest_slope(self) -> float:
+        """The maximum of p(1 − p)/(1 + p) over p in (0, 1), at √2 − 1."""
+        return 3 - 2 * math.sqrt(2)
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        """log(1 + σ(r + shift)) − log 2."""
+        return torch.log1p(torch.sigmoid(raw + self.shift)) - math.log(2)
+
+
+@final
+@dataclass(frozen=True)
+class HalfRangeSigmoidScale(IncreasingScale):
     """s = 1 + (1 − ε)·(2σ(r) − 1), in (ε, 2 − ε): around one, bounded on both sides.
 
     Source: Behrmann et al. 2021, released code.
@@ -64,6 +108,12 @@ class HalfRangeSigmoidScale(ScaleFunction):
         if not 0 < self.epsilon < 1:
             raise ValueError(f"expected 0 < epsilon < 1, got {self.epsilon}")
 
+    def largest_slope(self) -> float:
+        """The maximum of k(1 − w²)/(2(1 + kw)) over w = tanh(r/2), with k = 1 − ε."""
+        k = 1 - self.epsilon
+        w = (math.sqrt(1 - k * k) - 1) / k
+        return k * (1 - w * w) / (2 * (1 + k * w))
+
     def log_scale(self, raw: Tensor) -> Tensor:
         """log(1 + (1 − ε)·tanh(r/2))."""
         return torch.log1p((1 - self.epsilon) * torch.tanh(0.5 * raw))
@@ -71,7 +121,7 @@ class HalfRangeSigmoidScale(ScaleFunction):
 
 @final
 @dataclass(frozen=True)
-class BoundedExpScale(ScaleFunction):
+class BoundedExpScale(IncreasingScale):
     """log s = c·tanh(a·r/c), in (−c, c).
 
     With c = 2, a = 1 that of Self Normalizing Flows (Keller et al. 2021); with a = c = log M that
@@ -91,9 +141,47 @@ class BoundedExpScale(ScaleFunction):
                 f"expected positive bound and slope, got bound={self.bound}, slope={self.slope}"
             )
 
+    def largest_slope(self) -> float:
+        """a."""
+        return self.slope
+
     def log_scale(self, raw: Tensor) -> Tensor:
         """c·tanh(a·r/c)."""
         return self.bound * torch.tanh(raw * (self.slope / self.bound))
+
+
+@final
+@dataclass(frozen=True)
+class ExpScale(IncreasingScale):
+    """s = e^r + ε: without a bound above, and with ε = 0 without one below.
+
+    What it can do to the inverse is what Behrmann et al. 2021 measured; source: their released
+    code, `affine_scale_fn=exp`.
+
+    Attributes:
+        epsilon: Smallest scale.
+    """
+
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"expected epsilon >= 0, got {self.epsilon}")
+
+    def largest_slope(self) -> float:
+        """1, the supremum of e^r/(e^r + ε)."""
+        return 1.0
+
+    def log_scale(self, raw: Tensor) -> Tensor:
+        """log(e^r + ε)."""
+        return _added(raw, self.epsilon)
+
+
+def _added(log_scale: Tensor, epsilon: float) -> Tensor:
+    """log(s + ε) of log s."""
+    if epsilon == 0:
+        return log_scale
+    return torch.logaddexp(log_scale, log_scale.new_tensor(math.log(epsilon)))
 
 
 def scale_function(scale: object) -> ScaleFunction:
@@ -107,3 +195,20 @@ def scale_function(scale: object) -> ScaleFunction:
     if isinstance(scale, type) or not hasattr(scale, "log_scale"):
         require_kind("scale", scale, ScaleFunction, "a scale function such as SigmoidScale()")
     return cast(ScaleFunction, scale)
+
+
+def moves_on(net: Halves, moved: Domain, scale: ScaleFunction) -> Moves:
+    """Of a network that gives t and then r, for values of the shape of `moved`."""
+    (first, shift), (second, raw) = net.first, net.second
+    lowest, highest = (
+        math.exp(end) if end < 700 else math.inf for end in scale.log_range(raw.lower, raw.upper)
+    )
+    return Moves(
+        lipschitz=net.whole,
+        of_shift=first,
+        of_raw=second,
+        shift=moved.image(shift.lower, shift.upper, shift.norm),
+        lowest=lowest,
+        highest=highest,
+        slope=scale.largest_slope(),
+    )

@@ -12,6 +12,7 @@ from torch.autograd import Function
 from torch.nn.grad import conv2d_weight
 
 from flow_core.bijection import Bijection
+from flow_core.bounds import Bounds
 from flow_core.convolution import is_matrix, same_conv2d, same_conv2d_transpose
 from flow_core.layers.convolutions.dense import DenseConv2d
 from flow_core.passes import Pass
@@ -76,6 +77,10 @@ class SelfNormLinear(Bijection):
         with torch.no_grad():
             for weight in (self.conv.weight, self.conv.inverse_weight):
                 weight.copy_(torch.eye(features)[:, :, None, None])
+
+    def bounds(self) -> Bounds:
+        """Those of W; the learned inverse of the mode approximate_inverse is another map."""
+        return self.conv.bounds()
 
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
         return self._as_pixels(x, how)

@@ -1,12 +1,13 @@
 """Pointwise operations and sums, as loops."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isinf, isnan
 from typing import NamedTuple
 
 import torch
 
+from flow_core.maps.native.circular import NEAR
 from flow_core.maps.native.kernels import CFunction, Pointers, head
 from flow_core.maps.native.places import C_TYPES, Place, overlap
 
@@ -63,8 +64,22 @@ class Loop:
         targets = {a.target for a in self.assigns if a.target.base in kept}
         if not targets:
             return None
-        order = _order(self.shape)
-        pointers, indices = Pointers(), [f"i{k}" for k in range(len(self.shape))]
+        pointers = Pointers()
+        plain = self._nest(pointers, targets, {})
+        # What is run again must find its inputs unchanged.
+        if not self._has_near() or not {t.base for t in targets}.isdisjoint(self.loaded()):
+            return pointers.kernel(plain)
+        near = self._nest(pointers, targets, NEAR)
+        return pointers.kernel(("int far = 0;", *near, "if (far) {", *plain, "}"))
+
+    def _has_near(self) -> bool:
+        return any(a.template in NEAR and a.dtype == torch.float32 for a in self.assigns)
+
+    def _nest(
+        self, pointers: Pointers, targets: Container[Place], others: Mapping[str, str]
+    ) -> list[str]:
+        """Loops within each other, with other templates for those in single precision."""
+        order, indices = _order(self.shape), [f"i{k}" for k in range(len(self.shape))]
         lines, known = [head(indices[k], self.shape[k]) for k in order], dict[Place, str]()
         for number, assign in enumerate(self.assigns):
             # Loads come first: gcc 12 makes wrong masked loads of those in the arms of a `?:`.
@@ -73,11 +88,11 @@ class Loop:
                     known[place] = f"x{len(known)}"
                     at = pointers.at(place, indices)
                     lines.append(f"const {place.c_type} {known[place]} = {at};")
-            value = _value(assign, known)
+            value = _value(assign, known, others)
             known[assign.target] = f"v{number}"
             lines.append(f"const {assign.target.c_type} v{number} = {value};")
         lines += [f"{pointers.at(t, indices)} = {known[t]};" for t in known if t in targets]
-        return pointers.kernel((*_vectorized(lines, len(order)), "}" * len(order)))
+        return [*_vectorized(lines, len(order)), "}" * len(order)]
 
 
 @dataclass(frozen=True)
@@ -131,8 +146,10 @@ def _vectorized(lines: list[str], depth: int) -> list[str]:
     return lines if depth == 0 else [*lines[: depth - 1], "#pragma GCC ivdep", *lines[depth - 1 :]]
 
 
-def _value(assign: Assign, known: Mapping[Place, str]) -> str:
-    kind = C_TYPES[assign.dtype]
+def _value(assign: Assign, known: Mapping[Place, str], others: Mapping[str, str]) -> str:
+    kind, template = C_TYPES[assign.dtype], assign.template
+    if assign.dtype == torch.float32:
+        template = others.get(template, template)
 
     def text(name: str, operand: Operand) -> str:
         """An operand in the precision of the operation."""
@@ -143,7 +160,7 @@ def _value(assign: Assign, known: Mapping[Place, str]) -> str:
 
     texts = {name: text(name, operand) for name, operand in assign.operands.items()}
     suffix = "f" if assign.dtype == torch.float32 else ""
-    value = assign.template.format_map({**texts, "f": suffix})
+    value = template.format_map({**texts, "f": suffix})
     return f"({value}) != 0" if assign.target.dtype == torch.bool else value
 
 

@@ -7,6 +7,7 @@ from flow_core.maps.native.kernels import CFunction, Pointers, head
 from flow_core.maps.native.places import Place
 
 _ROWS = 4
+_LONG = 64
 # Bytes of a vector of a tile; two of them side by side, and smaller ones where columns end.
 _VECTOR_BYTES = 64
 
@@ -38,8 +39,11 @@ class Product:
 
 
 def is_by_rows(left: Place, right: Place) -> bool:
-    """Whether the rows of the left factor and the columns of the right one are contiguous."""
-    return left.strides[1] == 1 and right.strides[0] == 1
+    """Whether the rows of the left factor and the columns of the right one are contiguous.
+
+    And long: to sum up a vector at the end costs as much as several products of vectors.
+    """
+    return left.strides[1] == 1 and right.strides[0] == 1 and left.shape[1] >= _LONG
 
 
 def _inner_products(step: Product, pointers: Pointers) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from flow_core.maps.native.circular import CIRCULAR
 from flow_core.maps.native.errors import FaultyCompilerError, UnsupportedError
 from flow_core.maps.native.kernels import CFunction
 from flow_core.maps.native.lowering import Lowering
@@ -157,7 +158,9 @@ def _text(kernels: Sequence[CFunction], places: Mapping[int, str]) -> str:
         given = [f"({kind} *){places[base]} + {offset}" for (kind, _), (base, offset) in pairs]
         calls.append(f"{name}({', '.join(given)});")
     functions = [_function(name, *definition) for definition, name in names.items()]
-    return "\n".join((PRELUDE, VECTORS, *functions, "void run(void **m) {", *calls, "}\n"))
+    return "\n".join(
+        (PRELUDE, CIRCULAR, VECTORS, *functions, "void run(void **m) {", *calls, "}\n")
+    )
 
 
 def _function(name: str, parameters: tuple[tuple[str, str], ...], body: str) -> str:
