@@ -5,12 +5,14 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
 import torch
 from flow_core.base import StandardNormal
 from flow_core.blocks import Monotone
+from flow_core.bounds import Bounds
 from flow_core.combinators import Chain
 from flow_core.diagnostics import (
     DenseSpectrum,
