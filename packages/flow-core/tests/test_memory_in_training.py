@@ -35,7 +35,7 @@ from flow_core import (
 )
 from flow_core.layers.landmark import Sightings
 from flow_core.passes import Pass
-from flow_logdet import Krylov
+from flow_logdet import Estimator, Exact, Krylov, Recompute
 from flow_solvers import Tolerance
 from torch import Tensor, nn
 
@@ -112,6 +112,32 @@ def test_what_is_computed_again_is_told_once(policy: str) -> None:
         told = (report.solutions, report.log_dets, report.derivatives)
         counts.append([len(kind[f"layers.{i}"]) for kind in told for i in range(3)])
     assert counts[0] == counts[1] == [1] * 9
+
+
+@pytest.mark.parametrize("policy", [Reversible(), None], ids=["reversible", "stored"])
+@pytest.mark.parametrize("estimator", [Krylov(), Exact(), Recompute(Krylov())], ids=repr)
+def test_of_blocks_stays_nothing_that_grows_with_the_batch(
+    estimator: Estimator, policy: MemoryPolicy | None
+) -> None:
+    """Probes, records and factors of a solve are among what a policy has forgotten."""
+    torch.manual_seed(0)
+    chain = Chain([Monotone(DenseNet(24, growth=8, depth=2)) for _ in range(3)])
+    update_lipschitz(chain, 20)
+    using = Settings(estimator=estimator, memory=policy)
+
+    def kept(samples: int) -> int:
+        """Bytes that a forward pass leaves behind."""
+        x = torch.randn(samples, 24).requires_grad_()
+        with torch.autograd.profiler.profile(profile_memory=True) as profile:
+            passed = chain(x, using=using)
+        events = cast(Any, profile).kineto_results.events()
+        left = sum(e.nbytes() for e in events if e.name() == "[memory]")
+        assert passed[0].requires_grad
+        return cast(int, left)
+
+    # Of a sample stay what the chain returns, log-determinants, and fingerprints of the inputs.
+    of_sample = (kept(72) - kept(8)) / 64
+    assert (of_sample < 400) == (policy is not None), (of_sample, policy)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -7,10 +7,11 @@ own value is no log-determinant, and its second derivative is not that of a log-
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
-from flow_solvers import Untransformed, without_autocast_backward
+from flow_solvers import ParametricFunctional, Untransformed, without_autocast_backward
 from flow_solvers.maps import Linearization
 from jaxtyping import Float
 from torch import Tensor
@@ -56,13 +57,34 @@ class Surrogate:
         """Products with J: those behind the constants and the one that carries the graph."""
         return self.pairs.products + len(self.pairs.directions)
 
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """All of its tensors, for `rule`."""
+        controlled = () if self.controlled is None else (self.controlled,)
+        return (self.pairs.adjoints, self.pairs.directions, *controlled)
+
+    @property
+    def rule(self) -> ParametricFunctional:
+        """The same function of a linearization and the constants; it holds none of them."""
+        return partial(_surrogate, self.kind)
+
     def __call__(self, linearization: Linearization) -> Float[Tensor, " batch"]:
-        """Σ ⟨v, J ε⟩ + f'(0)·(tr J₁ - mean εᵀJ₁ε), differentiable in the map and the point."""
-        images = linearization.jvp(self.pairs.directions)
-        value = inner(self.pairs.adjoints, images).sum(0)
-        if self.controlled is not None:
-            value = value + control(first_order_of(linearization), self.kind, self.controlled)
-        return value
+        """Its value, differentiable in the map and the point."""
+        return self.rule(linearization, *self.constants)
+
+
+def _surrogate(
+    kind: Kind,
+    linearization: Linearization,
+    adjoints: Float[Tensor, " pairs batch *shape"],
+    directions: Float[Tensor, " pairs batch *shape"],
+    controlled: Float[Tensor, " count groups batch *shape"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Σ ⟨v, J ε⟩ + f'(0)·(tr J₁ - mean εᵀJ₁ε)."""
+    value = inner(adjoints, linearization.jvp(directions)).sum(0)
+    if controlled is not None:
+        value = value + control(first_order_of(linearization), kind, controlled)
+    return value
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any, cast, final
 
 import torch
 from flow_solvers import (
+    Kept,
+    ParametricFunctional,
     Untransformed,
     leaves_of,
     refuse_batched,
@@ -85,7 +87,28 @@ class Recompute:
 class _Slot:
     """Where forward leaves the surrogate that backward differentiates."""
 
-    surrogate: Surrogate | None = None
+    def __init__(self) -> None:
+        self._rule: ParametricFunctional | None = None
+        self._constants: Kept | None = None
+
+    def leave(self, surrogate: Surrogate) -> None:
+        """Keep it, unless there is one.
+
+        Raises:
+            ValueError: If there is.
+        """
+        if self._rule is not None:
+            raise ValueError(
+                "expected a linearization without a log-determinant; call Recompute.linearize "
+                "again for a second one"
+            )
+        self._rule, self._constants = surrogate.rule, Kept(surrogate.constants)
+
+    def __call__(self, linearization: Linearization) -> Float[Tensor, " batch"] | None:
+        """Its value, where there is one."""
+        if self._rule is None or self._constants is None:
+            return None
+        return self._rule(linearization, *self._constants.tensors())
 
 
 @final
@@ -110,12 +133,7 @@ class RecomputedLinearization:
 
     def attach(self, surrogate: Surrogate) -> Float[Tensor, " batch"]:
         """A tensor of zeros whose gradient is that of the surrogate."""
-        if self._slot.surrogate is not None:
-            raise ValueError(
-                "expected a linearization without a log-determinant; call Recompute.linearize "
-                "again for a second one"
-            )
-        self._slot.surrogate = surrogate
+        self._slot.leave(surrogate)
         return self._handle
 
     def jvp(self, tangent: Float[Tensor, "*probes"]) -> Float[Tensor, "*probes"]:
@@ -185,8 +203,9 @@ def _outputs(
     outputs: list[tuple[Tensor, Tensor]] = []
     if of_value is not None:
         outputs.append((linearization.value, of_value))
-    if of_log_det is not None and slot.surrogate is not None:
-        outputs.append((slot.surrogate(linearization), of_log_det))
+    surrogate = None if of_log_det is None else slot(linearization)
+    if of_log_det is not None and surrogate is not None:
+        outputs.append((surrogate, of_log_det))
     return [(output, cotangent) for output, cotangent in outputs if output.requires_grad]
 
 

@@ -135,7 +135,7 @@ def _plain(linearization: Linearization) -> Linearization:
 def _attached(linearization: Linearization, surrogate: Surrogate) -> Float[Tensor, " batch"]:
     """What has the gradient of the surrogate."""
     if isinstance(linearization, SolvedLinearization):
-        return linearization.attach(surrogate)
+        return linearization.attach(surrogate.rule, *surrogate.constants)
     return surrogate(linearization)
 
 

@@ -20,6 +20,7 @@ from flow_solvers.implicit import (
 )
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.jacobian import JacobianLinearization
+from flow_solvers.kept import Kept
 from flow_solvers.linear import (
     Adjoint,
     AdjointSolver,
@@ -35,6 +36,7 @@ from flow_solvers.precision import widen, without_autocast, without_autocast_bac
 from flow_solvers.pull_back import added, gradients, leaves_of, pull_back
 from flow_solvers.recorded import (
     Functional,
+    ParametricFunctional,
     PullBack,
     Recorded,
     RecordingMap,
@@ -68,6 +70,7 @@ __all__ = [
     "Gmres",
     "Index",
     "JacobianLinearization",
+    "Kept",
     "LinearSolution",
     "Linearization",
     "MapFunction",
@@ -75,6 +78,7 @@ __all__ = [
     "Newton",
     "OnFailure",
     "Operator",
+    "ParametricFunctional",
     "Picard",
     "PullBack",
     "Recorded",

@@ -179,7 +179,7 @@ class _Root(Untransformed):
         refuse_batched(*cotangents)
         value, jacobian, *saved = ctx.saved_tensors
         tensors, record = saved[: len(needed)], records.unpacked(saved[len(needed) :])
-        known, function, factors = ctx.known, records.function, records.factors
+        known, function, factors = ctx.known, records.function(), records.factors()
         point = _Point(
             ctx.problem, value, jacobian, tensors, needed, known, record, function, factors
         )

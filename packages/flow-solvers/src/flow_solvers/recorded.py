@@ -13,10 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_solvers.factors import Factors
+from flow_solvers.kept import Kept
 from flow_solvers.maps import BoundMap, Index, Linearization
 
 Functional: TypeAlias = Callable[[Linearization], Float[Tensor, " batch"]]
 """A number per sample, of products with J and nothing else of a linearization."""
+ParametricFunctional: TypeAlias = Callable[..., Float[Tensor, " batch"]]
+"""A functional that takes constants behind the linearization."""
 Unpack: TypeAlias = Callable[[Sequence[Tensor]], "Recorded"]
 """Makes a record of its tensors."""
 
@@ -117,20 +120,19 @@ class Remembering:
 class Records:
     """What the forward pass of a solve leaves for its backward pass.
 
-    The tensors of the record are left to autograd, which frees them as soon as they have served,
-    and which checkpoints can tell to forget them.
+    The tensors of the record are left to autograd, which frees them as soon as they have served.
+    Those of what is added afterwards stay as long as the node, so that a second backward pass gives
+    the same numbers. Checkpoints can have all of them forgotten and computed again.
 
     Attributes:
         unpack: Makes the record of the evaluation at the solution, if there is one.
-        function: Whose gradient the handle of the solve carries, or None.
-        factors: Of I + J at the solution, or None; kept as long as the node, so that a second
-            backward pass gives the same numbers.
     """
 
     def __init__(self) -> None:
         self.unpack: Unpack | None = None
-        self.function: Functional | None = None
-        self.factors: Factors | None = None
+        self._rule: ParametricFunctional | None = None
+        self._constants: Kept | None = None
+        self._factors: Kept | None = None
 
     def pack(self, record: Recorded | None) -> tuple[Tensor, ...]:
         """The tensors of a record, to be kept by autograd."""
@@ -142,6 +144,29 @@ class Records:
     def unpacked(self, tensors: Sequence[Tensor]) -> Recorded | None:
         """The record, if there is one."""
         return None if self.unpack is None else self.unpack(tensors)
+
+    def add_function(self, rule: ParametricFunctional, constants: Sequence[Tensor]) -> bool:
+        """Whether the handle of the solve carries the gradient of this function: the first one."""
+        if self._rule is not None:
+            return False
+        self._rule, self._constants = rule, Kept(constants) if constants else None
+        return True
+
+    def add_factors(self, factors: Factors) -> None:
+        """Factors of I + J at the solution."""
+        self._factors = Kept((factors.jacobian, factors.lu, factors.pivots))
+
+    def function(self) -> Functional | None:
+        """The function whose gradient the handle of the solve carries, if there is one."""
+        rule, kept = self._rule, self._constants
+        if rule is None or kept is None:
+            return rule
+        constants = kept.tensors()
+        return lambda linearization: rule(linearization, *constants)
+
+    def factors(self) -> Factors | None:
+        """Those of I + J, if there are any."""
+        return None if self._factors is None else Factors(*self._factors.tensors())
 
 
 @final
@@ -172,17 +197,16 @@ class SolvedLinearization:
         self.bound, self.point, self.value, self.plain = bound, point, value, plain
         self._records, self._handle = records, handle
 
-    def attach(self, function: Functional) -> Float[Tensor, " batch"]:
-        """Zeros whose gradient is that of the function."""
-        if self._records.function is not None:
-            value = function(self._differentiable())
-            return value - value.detach()
-        self._records.function = function
-        return self._handle
+    def attach(self, rule: ParametricFunctional, *constants: Tensor) -> Float[Tensor, " batch"]:
+        """Zeros whose gradient is that of rule(linearization, *constants)."""
+        if self._records.add_function(rule, constants):
+            return self._handle
+        value = rule(self._differentiable(), *constants)
+        return value - value.detach()
 
     def leave(self, factors: Factors) -> None:
         """Let the adjoint solve have factors of I + J."""
-        self._records.factors = factors
+        self._records.add_factors(factors)
 
     def jvp(self, tangent: Float[Tensor, " *probes"]) -> Float[Tensor, " *probes"]:
         """J t."""
