@@ -51,6 +51,16 @@ RUNS: dict[str, tuple[Builders[Any, Any], RunConfig, dict[str, object]]] = {
         InnClassifyConfig(),
         {**_SMALL, "data": "digits", "levels": 2, "depth": 2, "width": 4},
     ),
+    "penalties": (
+        inn_classify.BUILDERS,
+        InnClassifyConfig(),
+        {
+            **_SMALL,
+            **{"data": "digits", "levels": 2, "depth": 1, "width": 4, "learn_top": True},
+            **{f"regularizers.{name}": 1e-2 for name in ("density", "fd_forward", "fd_inverse")},
+            "regularizers.jacobian": 1e-2,
+        },
+    ),
     "glow": (
         glow.BUILDERS,
         GlowConfig(),
