@@ -104,6 +104,11 @@ def bounded_actnorm() -> ActNorm:
     return fitted(ActNorm(3, log_scale_bound=0.5), 0.1 * torch.randn(16, 3) + 1)
 
 
+def raised_actnorm() -> ActNorm:
+    layer = ActNorm(3, log_scale_bound=1.0, epsilon=0.2, std=0.5)
+    return fitted(layer, torch.randn(16, 3, 2, 2))
+
+
 def masked(side: Side) -> Bijection:
     return randomized(MaskedConv2d(2, 4, side=side))
 
@@ -209,6 +214,7 @@ CASES = [
     Case("squeeze", Squeeze, (1, 4, 2)),
     Case("landmark", lambda: Landmark("middle", (2, 3)), (2, 3)),
     Case("actnorm-bounded", bounded_actnorm, (3,)),
+    Case("actnorm-raised", raised_actnorm, (3, 2, 2)),
     Case("conv1x1-free", lambda: moved(Conv1x1(3, bias=True)), (3, 2, 2)),
     Case("conv1x1-vector", lambda: moved(Conv1x1(4)), (4,)),
     Case("conv1x1-lu", lambda: moved(Conv1x1(LUMatrix(4))), (4, 2, 1)),

@@ -29,6 +29,7 @@ SCALES: list[tuple[ScaleFunction, float, float]] = [
     (SigmoidScale(epsilon=0.25), 0.25, 1.25),
     (UpperHalfSigmoidScale(), 0.5, 1.0),
     (HalfRangeSigmoidScale(0.3), 0.3, 1.7),
+    (HalfRangeSigmoidScale(0.0), 0.0, 2.0),
     (BoundedExpScale(), math.exp(-2), math.exp(2)),
     (BoundedExpScale(bound=math.log(3), slope=math.log(3)), 1 / 3, 3.0),
 ]
@@ -103,6 +104,24 @@ def test_bounded_actnorm_standardises_within_its_bound() -> None:
     assert torch.allclose(bounded(x)[1], torch.full((500,), 4.0, dtype=torch.float64))
 
 
+def test_actnorm_with_an_epsilon_standardises_and_never_shrinks_below_it() -> None:
+    x = torch.randn(500, 2, dtype=torch.float64) * torch.tensor([0.5, 3.0]) + 7
+    layer = ActNorm(2, epsilon=0.1, std=0.7).double()
+    y = layer.initialize(x)
+    assert torch.allclose(y.std(0), y.new_full((2,), 0.7), rtol=1e-12)
+    torch.nn.init.constant_(layer.log_scale, -1e6)
+    y, log_det = layer(x)
+    assert torch.allclose(y, 0.1 * (x + layer.bias), rtol=1e-12)
+    assert torch.allclose(log_det, y.new_full((500,), 2 * math.log(0.1)), rtol=1e-12)
+
+
+def test_actnorm_begins_above_its_epsilon_where_channels_are_too_large() -> None:
+    layer = ActNorm(2, epsilon=0.1).double()
+    y = layer.initialize(1e3 * torch.randn(500, 2, dtype=torch.float64))
+    assert bool(layer.log_scale.isfinite().all())
+    assert bool((y.std(0) > 1).all())
+
+
 def additive(x: Tensor) -> Tensor:
     return AdditiveCoupling(torch.nn.Identity()).transform(x)
 
@@ -115,6 +134,8 @@ def additive(x: Tensor) -> Tensor:
         (lambda: BoundedExpScale(bound=0.0), "positive bound"),
         (lambda: AffineCoupling.dense(1, 4), "two channels"),
         (lambda: ActNorm(3, log_scale_bound=0.0), "positive log_scale_bound"),
+        (lambda: ActNorm(3, epsilon=-0.1), "epsilon >= 0"),
+        (lambda: ActNorm(3, std=0.0), "positive std"),
         (lambda: additive(torch.zeros(2, 1)), "^AdditiveCoupling: .* at least two channels"),
         (
             lambda: AffineCoupling(torch.nn.Linear(2, 3))(torch.zeros(2, 4)),

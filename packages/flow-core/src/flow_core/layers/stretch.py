@@ -4,6 +4,7 @@ import math
 
 import torch
 from flow_solvers.precision import in_float64
+from jaxtyping import Float
 from torch import Tensor
 
 from flow_core.bijection import Bijection
@@ -63,3 +64,10 @@ def from_log_scales(log_scale: Tensor) -> Bounds:
     """Bounds of a map that multiplies by e^w in one direction and by e^(−w) in the other."""
     lowest, highest = in_float64(log_scale).aminmax()
     return Bounds(widened_up(float(highest.exp())), widened_up(float((-lowest).exp())))
+
+
+def log_added(log_scale: Float[Tensor, "*shape"], epsilon: float) -> Float[Tensor, "*shape"]:
+    """log(s + ε) of log s, in nats."""
+    if epsilon == 0:
+        return log_scale
+    return torch.logaddexp(log_scale, log_scale.new_tensor(math.log(epsilon)))

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from flow_core.domain import Domain
 from flow_core.layers.shear import Moves
+from flow_core.layers.stretch import log_added
 from flow_core.lipschitz.plain import Halves, widened_down, widened_up
 
 
@@ -66,7 +67,7 @@ class SigmoidScale(IncreasingScale):
 
     def log_scale(self, raw: Tensor) -> Tensor:
         """log(σ(r + shift) + ε)."""
-        return _added(logsigmoid(raw + self.shift), self.epsilon)
+        return log_added(logsigmoid(raw + self.shift), self.epsilon)
 
 
 @final
@@ -94,28 +95,32 @@ class UpperHalfSigmoidScale(IncreasingScale):
 @final
 @dataclass(frozen=True)
 class HalfRangeSigmoidScale(IncreasingScale):
-    """s = 1 + (1 − ε)·(2σ(r) − 1), in (ε, 2 − ε): around one, bounded on both sides.
+    """s = 1 + (1 − ε)·(2σ(r) − 1), in (ε, 2 − ε): around one, bounded on both sides unless ε = 0.
 
     Source: Behrmann et al. 2021, released code.
 
     Attributes:
-        epsilon: Smallest scale, above 0 and below 1.
+        epsilon: Smallest scale, below 1; at 0 a scale can come close to 0.
     """
 
     epsilon: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < 1:
-            raise ValueError(f"expected 0 < epsilon < 1, got {self.epsilon}")
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"expected 0 <= epsilon < 1, got {self.epsilon}")
 
     def largest_slope(self) -> float:
         """The maximum of k(1 − w²)/(2(1 + kw)) over w = tanh(r/2), with k = 1 − ε."""
+        if self.epsilon == 0:  # the supremum, towards w = −1
+            return 1.0
         k = 1 - self.epsilon
         w = (math.sqrt(1 - k * k) - 1) / k
         return k * (1 - w * w) / (2 * (1 + k * w))
 
     def log_scale(self, raw: Tensor) -> Tensor:
         """log(1 + (1 − ε)·tanh(r/2))."""
+        if self.epsilon == 0:
+            return math.log(2) + logsigmoid(raw)
         return torch.log1p((1 - self.epsilon) * torch.tanh(0.5 * raw))
 
 
@@ -174,14 +179,7 @@ class ExpScale(IncreasingScale):
 
     def log_scale(self, raw: Tensor) -> Tensor:
         """log(e^r + ε)."""
-        return _added(raw, self.epsilon)
-
-
-def _added(log_scale: Tensor, epsilon: float) -> Tensor:
-    """log(s + ε) of log s."""
-    if epsilon == 0:
-        return log_scale
-    return torch.logaddexp(log_scale, log_scale.new_tensor(math.log(epsilon)))
+        return log_added(raw, self.epsilon)
 
 
 def scale_function(scale: object) -> ScaleFunction:
