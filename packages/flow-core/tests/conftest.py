@@ -51,6 +51,8 @@ from flow_core.layers import (
     finc,
     inverse_flow_unit,
     macow_unit,
+    normed_conditioner,
+    spectral_conditioner,
 )
 from flow_core.layers.convolutions.masked import SIDES, Side
 from flow_core.maps import DenseNet, FeedForwardNet, ResidualConditioner, SandwichNet
@@ -107,6 +109,20 @@ def bounded_actnorm() -> ActNorm:
 def raised_actnorm() -> ActNorm:
     layer = ActNorm(3, log_scale_bound=1.0, epsilon=0.2, std=0.5)
     return fitted(layer, torch.randn(16, 3, 2, 2))
+
+
+def normed_coupling() -> AffineCoupling:
+    layer = AffineCoupling(normed_conditioner(1, 4, 4), event_shape=(3, None, None))
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x = torch.randn(8, 3, 3, 2)
+    if not x.is_meta:
+        layer.initialize(x)
+    return layer
+
+
+def spectral_coupling() -> AdditiveCoupling:
+    return AdditiveCoupling(spectral_conditioner(1, 1, 3, (2, 2)), (2, 2, 2))
 
 
 def masked(side: Side) -> Bijection:
@@ -223,6 +239,8 @@ CASES = [
     Case("coupling-additive", lambda: AdditiveCoupling(torch.nn.Linear(2, 3)), (5,)),
     Case("coupling-vector", lambda: randomized(AffineCoupling.dense(5, 6)), (5,)),
     Case("coupling-image", lambda: randomized(AffineCoupling.convolutional(3, 4)), (3, 3, 2)),
+    Case("coupling-normed", normed_coupling, (3, 3, 2)),
+    Case("coupling-spectral", spectral_coupling, (2, 2, 2)),
     Case(
         "coupling-checkerboard",
         lambda: randomized(CheckerboardCoupling.convolutional(2, 4, 0)),

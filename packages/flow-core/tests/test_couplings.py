@@ -9,6 +9,7 @@ from flow_core.base import StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.combinators import Chain
 from flow_core.distributions import Flow
+from flow_core.initialization import initialize
 from flow_core.layers import (
     ActNorm,
     AdditiveCoupling,
@@ -19,7 +20,10 @@ from flow_core.layers import (
     ScaleFunction,
     SigmoidScale,
     UpperHalfSigmoidScale,
+    normed_conditioner,
+    spectral_conditioner,
 )
+from flow_core.lipschitz import lipschitz_certificate, update_lipschitz
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -219,3 +223,29 @@ def test_a_coupling_costs_few_operations(trains: bool, most: int) -> None:
     # Three linear layers, two ReLU, 3 for the scale, 4 for the map; without a log-determinant
     # nothing is made for it.
     assert (operations(5, trains=trains) - operations(3, trains=trains)) / 2 <= most
+
+
+def test_norms_of_a_conditioner_are_set_where_its_coupling_is() -> None:
+    x = 5 + 3 * torch.randn(40, 4, 3, 3, dtype=torch.float64)
+    layer = AffineCoupling(normed_conditioner(2, 4, 6)).double()
+    with pytest.raises(RuntimeError, match="to be initialized from data"):
+        layer(x)
+    flow = Flow(StandardNormal((4, 3, 3)), Chain([ActNorm(4), layer])).double()
+    report = initialize(flow, x)
+    assert len(report.initialized) == 3
+    first, norm = list(layer.conditioner.children())[:2]
+    seen = norm(first(flow.bijection[0].transform(x)[:, :2]))
+    assert torch.allclose(seen.mean((0, 2, 3)), seen.new_zeros(6), atol=1e-12)
+
+
+def test_spectral_conditioners_are_contractions_of_which_no_certificate_is_asked() -> None:
+    layer = AdditiveCoupling(spectral_conditioner(2, 2, 5, (3, 3), coeff=0.9), (4, 3, 3)).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.mul_(10)
+    update_lipschitz(layer, 50)
+    assert lipschitz_certificate(layer) == {}
+    x = torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    matrix = torch.autograd.functional.jacobian(layer.conditioner, x).reshape(18, 18)
+    assert float(torch.linalg.matrix_norm(matrix, 2)) <= 0.9**3
+    assert layer.bounds().transform < 2

@@ -14,6 +14,7 @@ from flow_core.layers import (
     AdditiveCoupling,
     AffineCoupling,
     BoundedExpScale,
+    ConditionerNorm,
     Conv1x1,
     ExpScale,
     HalfRangeSigmoidScale,
@@ -25,7 +26,7 @@ from flow_core.layers import (
     ZeroConv2d,
 )
 from flow_core.maps import FeedForwardNet
-from flow_core.models import ConditionerNorm, LatentClassifier
+from flow_core.models import LatentClassifier
 from flow_core.torch_base import TorchBase
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal

@@ -32,6 +32,7 @@ from flow_core.layers.couplings import (
     AffineCoupling,
     BoundedExpScale,
     CheckerboardCoupling,
+    ConditionerNorm,
     ExpScale,
     HalfRangeSigmoidScale,
     ScaleFunction,
@@ -40,6 +41,8 @@ from flow_core.layers.couplings import (
     ZeroConv2d,
     convolutional_conditioner,
     dense_conditioner,
+    normed_conditioner,
+    spectral_conditioner,
 )
 from flow_core.layers.data_dependent import DataDependent
 from flow_core.layers.landmark import Landmark, Sightings, landmarks
@@ -71,6 +74,7 @@ __all__ = [
     "AffineCoupling",
     "BoundedExpScale",
     "CheckerboardCoupling",
+    "ConditionerNorm",
     "Conv1x1",
     "DataDependent",
     "ElementwiseBijection",
@@ -117,4 +121,6 @@ __all__ = [
     "inverse_flow_unit",
     "landmarks",
     "macow_unit",
+    "normed_conditioner",
+    "spectral_conditioner",
 ]

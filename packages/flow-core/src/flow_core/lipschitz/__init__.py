@@ -33,7 +33,7 @@ from flow_core.lipschitz.activations import (
     make_slope_restricted,
 )
 from flow_core.lipschitz.batching import effective_weights, lipschitz_layers, update_lipschitz
-from flow_core.lipschitz.certified import Certified
+from flow_core.lipschitz.certified import Certified, UncertifiedNet
 from flow_core.lipschitz.certify import (
     conv_certificate,
     conv_norm_exact,
@@ -81,6 +81,7 @@ __all__ = [
     "Staircase",
     "StaleNormWarning",
     "Tanh",
+    "UncertifiedNet",
     "certified_maps",
     "conv_certificate",
     "conv_norm_exact",

@@ -15,3 +15,11 @@ class Certified(nn.Module, ABC):
     @abstractmethod
     def certificate(self) -> float:
         """Proven upper bound of the l2 Lipschitz constant, with the present weights."""
+
+
+class UncertifiedNet(nn.Sequential):
+    """Lipschitz layers in a net that may have any constant, such as that of a coupling.
+
+    Their norms are followed like all others; certificates and repairs, which are of maps that must
+    be contractions, pass them by.
+    """

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from flow_core.lipschitz.batching import lipschitz_layers
-from flow_core.lipschitz.certified import Certified
+from flow_core.lipschitz.certified import Certified, UncertifiedNet
 from flow_core.lipschitz.layer import LipschitzLayer
 
 ROUNDING = 1e-6  # weights are stored in float32
@@ -15,14 +15,14 @@ ROUNDS = 5
 def certified_maps(model: nn.Module) -> dict[str, Certified]:
     """The outermost `Certified` modules of a model, by name; a shared one is listed once.
 
-    A layer inside a certified map is part of it and not listed.
+    A layer inside a certified map is part of it and not listed, nor is one of an `UncertifiedNet`.
     """
     found: dict[str, Certified] = {}
     seen: set[int] = set()
     pending: list[tuple[str, nn.Module]] = [("", model)]
     while pending:
         name, module = pending.pop()
-        if id(module) in seen:
+        if id(module) in seen or isinstance(module, UncertifiedNet):
             continue
         seen.add(id(module))
         if isinstance(module, Certified):

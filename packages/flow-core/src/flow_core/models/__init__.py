@@ -10,12 +10,11 @@ from flow_core.models.classifiers import (
 )
 from flow_core.models.config import ContractiveConfig, DequantizerConfig, FlowConfig
 from flow_core.models.dequantizers import image_dequantizer
-from flow_core.models.latent_classifier import ConditionerNorm, LatentClassifier, Latents
+from flow_core.models.latent_classifier import LatentClassifier, Latents
 from flow_core.models.resnets import ContractiveResNet, ResNetConfig
 
 __all__ = [
     "Classified",
-    "ConditionerNorm",
     "ContractiveConfig",
     "ContractiveResNet",
     "DequantizerConfig",

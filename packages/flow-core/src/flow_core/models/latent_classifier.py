@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from flow_core.base import BaseDistribution, StandardNormal
 from flow_core.bijection import Bijection, require_bijection
-from flow_core.layers import ActNorm
 from flow_core.settings import Settings
 from flow_core.torch_base import Base, as_base
 
@@ -101,38 +100,4 @@ class LatentClassifier(nn.Module):
     @torch.no_grad()
     def initialize(self, x: Float[Tensor, " batch *event"]) -> None:
         """Set what depends on data from a batch: the bijection, with the nets inside of it."""
-        handles = [
-            norm.register_forward_pre_hook(_fitted)
-            for norm in self.bijection.modules()
-            if isinstance(norm, ConditionerNorm)
-        ]
-        try:
-            self.bijection.initialize(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-@final
-class ConditionerNorm(nn.Module):
-    """An `ActNorm` inside the conditioner of a coupling, which is no layer of the flow.
-
-    `LatentClassifier.initialize` sets it from what comes in then.
-
-    Args:
-        channels: Size of dimension 1.
-        variance_floor: As of `ActNorm`.
-    """
-
-    def __init__(self, channels: int, *, variance_floor: float = 0.2) -> None:
-        super().__init__()
-        self.actnorm = ActNorm(channels, variance_floor=variance_floor)
-
-    def forward(self, x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
-        """Scaled and shifted."""
-        return self.actnorm.transform(x)
-
-
-def _fitted(norm: nn.Module, arguments: tuple[Tensor]) -> None:
-    if isinstance(norm, ConditionerNorm):
-        norm.actnorm.initialize(arguments[0])
+        self.bijection.initialize(x)

@@ -5,8 +5,11 @@ from flow_core.layers.couplings.conditioners import (
     ZeroConv2d,
     convolutional_conditioner,
     dense_conditioner,
+    normed_conditioner,
+    spectral_conditioner,
 )
 from flow_core.layers.couplings.coupling import AdditiveCoupling, AffineCoupling
+from flow_core.layers.couplings.norms import ConditionerNorm
 from flow_core.layers.couplings.scales import (
     BoundedExpScale,
     ExpScale,
@@ -21,6 +24,7 @@ __all__ = [
     "AffineCoupling",
     "BoundedExpScale",
     "CheckerboardCoupling",
+    "ConditionerNorm",
     "ExpScale",
     "HalfRangeSigmoidScale",
     "ScaleFunction",
@@ -29,4 +33,6 @@ __all__ = [
     "ZeroConv2d",
     "convolutional_conditioner",
     "dense_conditioner",
+    "normed_conditioner",
+    "spectral_conditioner",
 ]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from flow_core.convolution import same_conv2d
 from flow_core.domain import Domain
+from flow_core.layers.couplings.norms import ConditionerNorm
+from flow_core.lipschitz import LipschitzConv2d, UncertifiedNet
 from flow_core.lipschitz.plain import NetBounds, affine_bounds, conv_norm, half, net_bounds, sliced
 
 
@@ -66,6 +68,41 @@ def convolutional_conditioner(inputs: int, outputs: int, width: int) -> nn.Seque
         nn.Conv2d(width, width, 1),
         nn.ReLU(),
         ZeroConv2d(width, outputs),
+    )
+
+
+def normed_conditioner(
+    inputs: int, outputs: int, width: int, *, variance_floor: float = 0.2
+) -> nn.Sequential:
+    """The same with ActNorms in place of the biases of the first two (Glow, released code)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1, bias=False),
+        ConditionerNorm(width, variance_floor=variance_floor),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 1, bias=False),
+        ConditionerNorm(width, variance_floor=variance_floor),
+        nn.ReLU(),
+        ZeroConv2d(width, outputs),
+    )
+
+
+def spectral_conditioner(
+    inputs: int, outputs: int, width: int, map_size: tuple[int, int], *, coeff: float = 0.98
+) -> nn.Sequential:
+    """Three 3x3 convolutions of spectral norm at most `coeff`, with ReLU between; small at first.
+
+    `update_lipschitz` follows the norms. Source: Behrmann et al. 2021, released code (`sn`).
+    """
+
+    def convolution(before: int, after: int, *, last: bool = False) -> nn.Module:
+        return LipschitzConv2d(before, after, 3, map_size, coeff=coeff, zero_init=last)
+
+    return UncertifiedNet(
+        convolution(inputs, width),
+        nn.ReLU(),
+        convolution(width, width),
+        nn.ReLU(),
+        convolution(width, outputs, last=True),
     )
 
 

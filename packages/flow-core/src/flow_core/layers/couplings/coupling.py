@@ -14,6 +14,7 @@ from flow_core.context import Context
 from flow_core.domain import Domain, LocalBounds
 from flow_core.events import per_sample_sum
 from flow_core.layers.couplings.conditioners import convolutional_conditioner, dense_conditioner
+from flow_core.layers.couplings.norms import fit_norms
 from flow_core.layers.couplings.scales import ScaleFunction, moves_on, scale_function
 from flow_core.layers.shear import Moves, joined, unknown_moves
 from flow_core.lipschitz.plain import halves, net_bounds
@@ -105,12 +106,14 @@ class Coupling(Bijection):
 
     @final
     def _prepare(self, x: Tensor, how: Pass) -> None:
-        """Refuse what has no two channels."""
+        """Refuse what has no two channels; set ActNorms of the conditioner in their pass."""
         if x.ndim < 2 or x.shape[1] < 2:
             raise ValueError(
                 f"{type(self).__name__}: expected a batch of samples with at least two channels "
                 f"in dimension 1, got {tuple(x.shape)}"
             )
+        if how.initializes and how.direction == "transform":
+            fit_norms(self.conditioner, self._seen(x[:, : x.shape[1] // 2], how.context))
 
     @final
     def _transform(self, x: Tensor, how: Pass) -> tuple[Tensor, Tensor]:
