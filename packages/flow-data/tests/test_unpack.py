@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from flow_data import DataError
-from flow_data.unpack import unpack_tar
+from flow_data.unpack import unpack
 
 LIMIT = 10_000
 
@@ -47,7 +47,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_good_archive(archive: Path, tmp_path: Path) -> None:
     checked: list[list[str]] = []
-    unpack_tar(
+    unpack(
         archive, tmp_path / "data", limit=LIMIT, check=lambda folder: checked.append(names(folder))
     )
     assert checked == [["one", "sub", "sub/two"]]
@@ -60,7 +60,7 @@ def test_a_folder_that_fails_the_check_is_not_there(archive: Path, tmp_path: Pat
         raise DataError(folder, "this", "that", "do something")
 
     with pytest.raises(DataError, match="expected this, got that"):
-        unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=refuse)
+        unpack(archive, tmp_path / "data", limit=LIMIT, check=refuse)
     assert names(tmp_path) == ["a.tar.gz"]
 
 
@@ -82,14 +82,14 @@ def test_a_harmful_archive_leaves_nothing(
     inner.mkdir()
     archive = write_tar(inner / "a.tar.gz", [member("data/one"), bad, member("data/two")])
     with pytest.raises(DataError, match=message):
-        unpack_tar(archive, inner / "data", limit=LIMIT, check=accept)
+        unpack(archive, inner / "data", limit=LIMIT, check=accept)
     assert names(tmp_path) == ["inner", "inner/a.tar.gz"]
 
 
 def test_absolute_names_stay_inside(tmp_path: Path) -> None:
     target = tmp_path / "outside"
     archive = write_tar(tmp_path / "a.tar.gz", [member(str(target)), member("data/one")])
-    unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=accept)
+    unpack(archive, tmp_path / "data", limit=LIMIT, check=accept)
     assert names(tmp_path) == ["a.tar.gz", "data", "data/one"]
 
 
@@ -105,19 +105,19 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
 def test_a_spoilt_archive_leaves_nothing(archive: Path, tmp_path: Path, kind: str) -> None:
     archive.write_bytes(SPOILT[kind](archive.read_bytes()))
     with pytest.raises(DataError, match="a whole and harmless tar archive"):
-        unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=accept)
+        unpack(archive, tmp_path / "data", limit=LIMIT, check=accept)
     assert names(tmp_path) == ["a.tar.gz"]
 
 
 def test_an_archive_of_something_else(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a folder other, got none"):
-        unpack_tar(archive, tmp_path / "other", limit=LIMIT, check=accept)
+        unpack(archive, tmp_path / "other", limit=LIMIT, check=accept)
     assert names(tmp_path) == ["a.tar.gz"]
 
 
 def test_a_missing_archive(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No such file .*; .*fetch the data first"):
-        unpack_tar(tmp_path / "none", tmp_path / "data", limit=LIMIT, check=accept)
+        unpack(tmp_path / "none", tmp_path / "data", limit=LIMIT, check=accept)
 
 
 def test_room_is_looked_for_first(
@@ -128,7 +128,7 @@ def test_room_is_looked_for_first(
 
     monkeypatch.setattr(shutil, "disk_usage", little)
     with pytest.raises(DataError, match="expected 10000 free bytes, got 5; free some space"):
-        unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=accept)
+        unpack(archive, tmp_path / "data", limit=LIMIT, check=accept)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_disk_that_refuses(
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     with pytest.raises(DataError, match=message):
-        unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=accept)
+        unpack(archive, tmp_path / "data", limit=LIMIT, check=accept)
 
 
 def test_a_disk_that_fills_up_on_the_way_leaves_nothing(
@@ -158,7 +158,7 @@ def test_a_disk_that_fills_up_on_the_way_leaves_nothing(
 
     monkeypatch.setattr(tarfile, "copyfileobj", full)
     with pytest.raises(DataError, match="No space left on device; free some space"):
-        unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=accept)
+        unpack(archive, tmp_path / "data", limit=LIMIT, check=accept)
     assert names(tmp_path) == ["a.tar.gz"]
 
 
@@ -170,6 +170,6 @@ def test_a_faster_process_wins_and_is_checked(archive: Path, tmp_path: Path) -> 
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / "theirs").touch()
 
-    unpack_tar(archive, tmp_path / "data", limit=LIMIT, check=check)
+    unpack(archive, tmp_path / "data", limit=LIMIT, check=check)
     assert checked[1:] == [tmp_path / "data"]
     assert names(tmp_path) == ["a.tar.gz", "data", "data/theirs"]

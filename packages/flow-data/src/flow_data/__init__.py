@@ -1,5 +1,6 @@
 """Data for normalising flows: toy densities, functions, integer images, tables, fixed splits."""
 
+from flow_data.archives import PublishedArchive, fetch_archive
 from flow_data.augment import (
     augment_cifar,
     augment_crops,
@@ -11,12 +12,18 @@ from flow_data.batches import batch_indices, batches, batches_per_epoch, in_orde
 from flow_data.download import download
 from flow_data.functions import TARGETS, Target, sample_target
 from flow_data.images import (
+    NOISE,
+    PICTURES,
+    PRETRAINED,
     ImageSet,
     download_cifar10,
     download_cifar100,
     download_fashion_mnist,
     download_mnist,
+    download_svhn,
+    fitted,
     image_classes,
+    in_grey,
     load_celeba,
     load_cifar10,
     load_cifar100,
@@ -26,6 +33,11 @@ from flow_data.images import (
     load_imagenet,
     load_mnist,
     load_npz_images,
+    load_picture_set,
+    load_svhn,
+    load_tensor_images,
+    noise_images,
+    prepare_picture_set,
 )
 from flow_data.integrity import Checksum, DataError, file_checksum
 from flow_data.order import permutation
@@ -44,18 +56,25 @@ from flow_data.tabular import (
     split_table,
 )
 from flow_data.toy import TOY_DENSITIES, ToyDensity, sample_toy
+from flow_data.verification import VERIFIED, Finding, verify_data
 
 __all__ = [
     "BUNDLED_TABLES",
+    "NOISE",
+    "PICTURES",
+    "PRETRAINED",
     "PUBLISHED_TABLES",
     "TABLE_FILES",
     "TARGETS",
     "TOY_DENSITIES",
+    "VERIFIED",
     "WHOLE",
     "Checksum",
     "DataError",
+    "Finding",
     "ImageSet",
     "ImageSplits",
+    "PublishedArchive",
     "Share",
     "Splits",
     "Table",
@@ -74,8 +93,12 @@ __all__ = [
     "download_cifar100",
     "download_fashion_mnist",
     "download_mnist",
+    "download_svhn",
+    "fetch_archive",
     "file_checksum",
+    "fitted",
     "image_classes",
+    "in_grey",
     "in_order",
     "load_bundled_table",
     "load_celeba",
@@ -87,8 +110,13 @@ __all__ = [
     "load_imagenet",
     "load_mnist",
     "load_npz_images",
+    "load_picture_set",
     "load_published_table",
+    "load_svhn",
+    "load_tensor_images",
+    "noise_images",
     "permutation",
+    "prepare_picture_set",
     "prepare_tables",
     "random_flip",
     "random_shift",
@@ -98,4 +126,5 @@ __all__ = [
     "split_images",
     "split_table",
     "splits",
+    "verify_data",
 ]

@@ -22,7 +22,7 @@ def download(
     urls: Sequence[str],
     destination: Path,
     *,
-    checksum: Checksum,
+    checksum: Checksum | None,
     size: int | range,
     room: int = 0,
     timeout: float = 30.0,
@@ -36,7 +36,8 @@ def download(
     Args:
         urls: Addresses of the same file, best first.
         destination: Final name; its folder is created.
-        checksum: Digest that the file must have.
+        checksum: Digest that the file must have; None where nobody published one: then only its
+            size is compared, and a file that is there already is kept.
         size: Bytes that the file must have, or a range of them where that is all that is known;
             nothing beyond is read.
         room: Bytes that must be free besides, for what is made of the file.
@@ -73,7 +74,9 @@ def require_room(folder: Path, size: int) -> None:
         raise DataError(folder, f"{size} free bytes", f"{free}", remedy)
 
 
-def _keep(destination: Path, checksum: Checksum) -> Path:
+def _keep(destination: Path, checksum: Checksum | None) -> Path:
+    if checksum is None:
+        return destination
     present = file_checksum(destination, checksum.algorithm)
     if present != checksum:
         remedy = "move that file away and download again; nothing was overwritten"
@@ -82,7 +85,7 @@ def _keep(destination: Path, checksum: Checksum) -> Path:
 
 
 def _from_first(
-    urls: Sequence[str], destination: Path, checksum: Checksum, sizes: range, timeout: float
+    urls: Sequence[str], destination: Path, checksum: Checksum | None, sizes: range, timeout: float
 ) -> None:
     failures: list[str] = []
     for url in urls:
@@ -93,23 +96,24 @@ def _from_first(
         else:
             return
     remedy = "check the network, or put the file there yourself"
-    expected = f"{_in_words(sizes)} bytes of {checksum}"
+    expected = f"{_in_words(sizes)} bytes" + ("" if checksum is None else f" of {checksum}")
     raise DataError(destination, expected, " | ".join(failures), remedy)
 
 
 def _from_one(
-    url: str, destination: Path, checksum: Checksum, sizes: range, timeout: float
+    url: str, destination: Path, checksum: Checksum | None, sizes: range, timeout: float
 ) -> None:
     with whole_file(destination) as stream:
         received = _receive(url, stream, checksum, sizes, timeout)
-        if received != checksum:
+        if checksum is not None and received != checksum:
             raise _MirrorFailure(f"content has {received}")
 
 
 def _receive(
-    url: str, stream: BinaryIO, checksum: Checksum, sizes: range, timeout: float
+    url: str, stream: BinaryIO, checksum: Checksum | None, sizes: range, timeout: float
 ) -> Checksum:
-    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
+    algorithm = "sha256" if checksum is None else checksum.algorithm
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     received = 0
     response = _open(url, timeout)
     with response:
@@ -120,7 +124,7 @@ def _receive(
     if received not in sizes:
         came = f"{received} bytes" if received < sizes.start else "more"
         raise _MirrorFailure(f"expected {_in_words(sizes)} bytes, got {came}")
-    return Checksum(checksum.algorithm, digest.hexdigest())
+    return Checksum(algorithm, digest.hexdigest())
 
 
 def _open(url: str, timeout: float) -> http.client.HTTPResponse:

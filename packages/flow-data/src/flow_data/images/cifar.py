@@ -20,7 +20,7 @@ from flow_data.integrity import (
     require_checksum,
     unreadable,
 )
-from flow_data.unpack import unpack_tar
+from flow_data.unpack import unpack
 
 _VALUES = 3 * 32 * 32
 _LARGEST = 2**28
@@ -166,4 +166,4 @@ def _download(archive: CifarArchive, root: Path, mirrors: Sequence[str]) -> None
         size=archive.archive_size,
         room=archive.unpacked_size,
     )
-    unpack_tar(path, folder, limit=archive.unpacked_size, check=check)
+    unpack(path, folder, limit=archive.unpacked_size, check=check)

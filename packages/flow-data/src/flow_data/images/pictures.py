@@ -1,7 +1,8 @@
 """Many picture files at once; those that are missing or broken are all reported by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,16 @@ _AT_A_TIME = 256
 _NAMED = 5
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture that cannot be had, and why."""
+
+    path: Path
+    reason: str
+
+
 def read_pictures(
-    folder: Path, paths: Sequence[Path], framing: Framing
+    folder: Path, paths: Sequence[Path], framing: Framing, *, left_out: Collection[Path] = ()
 ) -> UInt8[np.ndarray, "count 3 height width"]:
     """Decode pictures in their order, in several threads.
 
@@ -23,29 +32,50 @@ def read_pictures(
         folder: Where the paths are; they are reported relative to it.
         paths: PNG or JPEG files.
         framing: Which are accepted and what is made of them.
+        left_out: Those that are left out where they are broken.
 
     Raises:
         DataError: Pillow is missing; or pictures are: it names the first few of those that are
             missing, unreadable, broken or of another size, each with the reason, and counts them.
     """
-    decode, _ = _decoder()
-    images = np.empty((len(paths), 3, *framing.shape), dtype=np.uint8)
+    images, problems = decoded_pictures(paths, framing)
+    unknown = [problem for problem in problems if problem.path not in left_out]
+    _report(folder, len(paths), unknown)
+    broken = {problem.path for problem in problems}
+    kept = [k for k, path in enumerate(paths) if path not in broken]
+    return images if not problems else images[kept]
 
-    def fill(start: int) -> list[str]:
-        problems: list[str] = []
+
+def decoded_pictures(
+    paths: Sequence[Path], framing: Framing
+) -> tuple[UInt8[np.ndarray, "count 3 height width"], list[Unreadable]]:
+    """Decode pictures; what is at the places of those that cannot be read means nothing.
+
+    Args:
+        paths: PNG or JPEG files.
+        framing: Which are accepted and what is made of them.
+
+    Returns:
+        The images, and those that are missing, unreadable, broken or of another size.
+
+    Raises:
+        DataError: Pillow is missing.
+    """
+    decode, _ = _decoder()
+    images = np.zeros((len(paths), 3, *framing.shape), dtype=np.uint8)
+
+    def fill(start: int) -> list[Unreadable]:
+        problems: list[Unreadable] = []
         for k, path in enumerate(paths[start : start + _AT_A_TIME], start):
             try:
                 images[k] = decode(path, framing)
             except DataError as error:
-                problems.append(f"{path.relative_to(folder).as_posix()} ({error.found})")
+                problems.append(Unreadable(path, error.found))
         return problems
 
     with ThreadPoolExecutor() as pool:
-        problems = [
-            one for some in pool.map(fill, range(0, len(paths), _AT_A_TIME)) for one in some
-        ]
-    _report(folder, len(paths), problems)
-    return images
+        parts = pool.map(fill, range(0, len(paths), _AT_A_TIME))
+        return images, [problem for part in parts for problem in part]
 
 
 def first_shape(path: Path) -> tuple[int, int]:
@@ -58,10 +88,11 @@ def first_shape(path: Path) -> tuple[int, int]:
     return picture_shape(path)
 
 
-def _report(folder: Path, count: int, problems: Sequence[str]) -> None:
+def _report(folder: Path, count: int, problems: Sequence[Unreadable]) -> None:
     if problems:
+        named = [f"{p.path.relative_to(folder).as_posix()} ({p.reason})" for p in problems[:_NAMED]]
         more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        found = f"{len(problems)} that are not: {', '.join(problems[:_NAMED])}{more}"
+        found = f"{len(problems)} that are not: {', '.join(named)}{more}"
         remedy = "fetch these files again"
         raise DataError(folder, f"{count} readable pictures of one kind", found, remedy)
 
