@@ -36,7 +36,11 @@ def test_images_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_image_is_a_set(tmp_path: Path) -> None:
-    written(tmp_path / "test_32x32.mat", X=np.zeros((32, 32, 3, 1), np.uint8), y=np.array([[3]], np.uint8))
+    written(
+        tmp_path / "test_32x32.mat",
+        X=np.zeros((32, 32, 3, 1), np.uint8),
+        y=np.array([[3]], np.uint8),
+    )
     assert load_svhn(tmp_path, verify="format").images.shape == (1, 3, 32, 32)
 
 
