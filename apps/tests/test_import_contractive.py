@@ -1,7 +1,10 @@
 """Published flows of blocks: the same latents and likelihoods as the programs that wrote them."""
 
 import argparse
+import json
 import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,6 +283,7 @@ IMAGES = {
 def written(tmp_path: Path, state: State, options: SimpleNamespace, **more: object) -> Path:
     names = {k: v for k, v in vars(options).items() if k not in {"growth", "flat", "scales"}}
     content = {"state_dict": state, "args": argparse.Namespace(**names), **more}
+    tmp_path.mkdir(exist_ok=True)
     torch.save(content, tmp_path / "checkpt.pth")
     return tmp_path / "checkpt.pth"
 
@@ -326,6 +330,36 @@ def test_moving_averages_take_the_place_of_parameters(tmp_path: Path) -> None:
     assert torch.isclose(norm_estimate(found, name), norm)
     with pytest.raises(CheckpointError, match="expected moving averages, got none"):
         import_checkpoint(written(tmp_path, state, TOYS["idensenet"]), tmp_path / "out", ema=True)
+
+
+def test_averages_are_taken_unless_the_last_weights_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published evaluation takes the last weights, where its likelihood is of the averages."""
+    module = types.ModuleType("lib.ema")
+    kind = type("ExponentialMovingAverage", (), {"__module__": "lib.ema"})
+    vars(module)["ExponentialMovingAverage"] = kind
+    monkeypatch.setitem(sys.modules, "lib", types.ModuleType("lib"))
+    monkeypatch.setitem(sys.modules, "lib.ema", module)
+    options = IMAGES["residual-flow"]
+    state = image_state(options, 1, 8)
+    ema = kind()
+    shadows = {k: 0.7 * v for k, v in state.items() if k.endswith((".weight", ".bias"))}
+    vars(ema).update(shadow_params=shadows, decay=0.999)
+    path = written(tmp_path, state, options, ema=ema)
+    other = written(tmp_path / "averages", {**state, **shadows}, options)
+    averages = import_checkpoint(path, tmp_path / "a")
+    last = import_checkpoint(path, tmp_path / "b", ema=False)
+    assert "moving averages" in averages.notes[0]
+    assert "the last weights" in last.notes[0]
+    told = json.loads((tmp_path / "a" / "imported.json").read_text())
+    assert (told["weights"], told["notes"]) == ("averages", list(averages.notes))
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    expected = import_checkpoint(other, tmp_path / "c").flow.bijection.transform(x)
+    # Their norms begin at other vectors, which have settled here.
+    found = averages.flow.bijection.transform(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
+    assert (last.flow.bijection.transform(x) - expected).abs().max() > 0.1
 
 
 def test_the_table_of_names_and_shapes_of_residual_flows() -> None:

@@ -18,8 +18,12 @@ def import_published(
         str | None, typer.Option(help="Digest of the file, where it is known.")
     ] = None,
     ema: Annotated[
-        bool, typer.Option("--ema", help="Moving averages in place of the last weights.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--ema/--last-weights",
+            help="Moving averages, or the last weights; averages where there are some.",
+        ),
+    ] = None,
 ) -> None:
     """Convert a published checkpoint into safetensors, without running its pickle."""
     with shown_to_people():

@@ -19,7 +19,7 @@ from flow_apps.importing.layouts import (
     with_hparams,
     with_layout,
 )
-from flow_apps.importing.reading import read_published
+from flow_apps.importing.reading import Published, read_published
 from flow_apps.training import find_device
 from flow_apps.training.files import write_atomic, write_json, writing
 
@@ -50,7 +50,7 @@ def import_checkpoint(
     *,
     layout: str | None = None,
     sha256: str | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> Imported:
     """Convert a published checkpoint; its pickle is not executed.
 
@@ -59,7 +59,8 @@ def import_checkpoint(
         out: Folder for the weights and their description, new or empty.
         layout: One of `LAYOUTS`; None to tell it by the names of the tensors.
         sha256: Digest of the file, where it is known.
-        ema: Whether to take moving averages of the parameters, in place of the last ones.
+        ema: Whether to take moving averages of the parameters, in place of the last ones; None to
+            take them where the file has some, as published figures are theirs.
 
     Raises:
         CheckpointError: The file is damaged, altered, or of no known layout.
@@ -71,12 +72,13 @@ def import_checkpoint(
     published = with_hparams(read_published(path, sha256=sha256))
     name = find_layout(published, layout)
     kind, published = LAYOUTS[name], with_layout(published, name)
-    if ema:
+    averaged = bool(published.averages) if ema is None else ema
+    if averaged:
         published = with_averages(published)
     sizes = kind.read(published)
     floating = next(t for t in published.tensors.values() if t.is_floating_point())
     flow = made(kind, sizes, floating)
-    notes = kind.fill(flow, sizes, published)
+    notes = [*_of_weights(published, averaged=averaged), *kind.fill(flow, sizes, published)]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     weights = save({key: t.contiguous() for key, t in flow.state_dict().items()})
@@ -85,12 +87,22 @@ def import_checkpoint(
         "format": _FORMAT,
         "layout": name,
         "sizes": to_json(sizes),
+        "weights": "averages" if averaged else "last",
         "notes": notes,
         "source": {"name": path.name, "sha256": published.sha256},
         "sha256": bytes_checksum([weights], "sha256").hexdigest,
     }
     write_json(out / DESCRIPTION, description)
     return Imported(flow, name, tuple(notes), out)
+
+
+def _of_weights(published: Published, *, averaged: bool) -> list[str]:
+    """Which weights were taken, where there was a choice."""
+    if averaged:
+        return ["moving averages of the weights, as of the published figures; ema=False for others"]
+    if published.averages:
+        return ["the last weights: published figures are those of the moving averages"]
+    return []
 
 
 def is_imported(folder: Path) -> bool:
