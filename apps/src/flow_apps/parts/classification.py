@@ -17,6 +17,7 @@ from flow_apps.config.classification import HeadsConfig
 from flow_apps.config.images import ImagesConfig
 from flow_apps.errors import ConfigError
 from flow_apps.figures.confusion import draw_confusion
+from flow_apps.parts.digit_classifier import DigitClassifier
 from flow_apps.parts.image_sets import load_images, part_under_test
 from flow_apps.parts.merit import mean_of
 from flow_apps.parts.noise import within_bins
@@ -24,7 +25,7 @@ from flow_apps.training import Batch, Loss, Scalars, Tested, Tests, Workers
 
 Logits = Float[Tensor, "batch classes"]
 Labels = Int[Tensor, " batch"]
-Classifier: TypeAlias = FlowClassifier | ContractiveResNet | LatentClassifier
+Classifier: TypeAlias = FlowClassifier | ContractiveResNet | LatentClassifier | DigitClassifier
 
 
 def with_classes(heads: HeadsConfig, images: ImagesConfig) -> HeadsConfig:

@@ -15,15 +15,18 @@ from flow_apps.config.contraction import ContractionConfig
 from flow_apps.config.images import ImagesConfig
 from flow_apps.config.neighbours import only_with, reset_with, without_effect
 
-NetworkName: TypeAlias = Literal["flow", "resnet"]
+NetworkName: TypeAlias = Literal["flow", "resnet", "cnn"]
 BlockOfClassifier: TypeAlias = Literal["monotone", "residual", "implicit", "plain"]
 
 _BLOCKS: dict[NetworkName, tuple[BlockOfClassifier, ...]] = {
     "flow": ("monotone", "residual", "implicit"),
     "resnet": ("implicit", "residual", "plain"),
+    "cnn": ("plain",),
 }
 _IN_BOTH = reset_with("network", "implicit")
 _OF_FLOWS, _OF_RESNETS = only_with(("network", ("flow",))), only_with(("network", ("resnet",)))
+_STANDARDISED = only_with(("network", ("flow", "cnn")))
+_OF_CONTRACTIONS = only_with(("network", ("flow", "resnet")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +37,18 @@ class ClassifyConfig:
         images: Which images.
         network: flow: scales of blocks, each twice as coarse as the one before, with heads on them.
             resnet: a ResNet-18 with contractive blocks in the place of its own, where images shrink
-            by strided convolutions and nothing else is invertible.
+            by strided convolutions and nothing else is invertible. cnn: the small network that
+            judges samples of digits, see `flowgan`.
         block: Kind of the blocks: i-DenseNets are residual; implicit ones have two maps each; plain
-            ones, of a resnet, have batch normalisations and no bound.
+            ones, of a resnet, have batch normalisations and no bound; a cnn is plain.
         scales: Of a flow: blocks of every scale.
         growth: Of a flow: channels that every dense layer adds.
         depth: Of a flow: dense layers in a block.
         activation: Of a flow: name of the activation, see `flow_core.lipschitz.ACTIVATIONS`.
         widths: Of a resnet: channels of every stage.
-        heads: What tells the classes; a resnet has one linear layer.
-        mean: Of a flow: of every channel in [0, 1], or one for all: images are standardised with
-            mean and std.
+        heads: What tells the classes; a resnet and a cnn have one linear layer.
+        mean: Of a flow and a cnn: of every channel in [0, 1], or one for all: images are
+            standardised with mean and std.
         std: Standard deviations that belong to the means.
         noise: Whether training images are dequantised with uniform noise; tests have none.
         contraction: How Lipschitz constants are kept.
@@ -66,11 +70,12 @@ class ClassifyConfig:
     activation: str = field(default="cpila", metadata=_OF_FLOWS)
     widths: tuple[int, ...] = field(default=(64, 128, 256, 512), metadata=_OF_RESNETS)
     heads: HeadsConfig = field(default_factory=lambda: HeadsConfig(channels=64))
-    mean: tuple[float, ...] = field(default=(0.317,), metadata=_OF_FLOWS)
-    std: tuple[float, ...] = field(default=(0.354,), metadata=_OF_FLOWS)
+    mean: tuple[float, ...] = field(default=(0.317,), metadata=_STANDARDISED)
+    std: tuple[float, ...] = field(default=(0.354,), metadata=_STANDARDISED)
     noise: bool = True
     contraction: ContractionConfig = field(
-        default_factory=lambda: ContractionConfig(coeff=0.98, learn_concat_from=1)
+        default_factory=lambda: ContractionConfig(coeff=0.98, learn_concat_from=1),
+        metadata=_OF_CONTRACTIONS,
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
@@ -92,9 +97,9 @@ class ClassifyConfig:
             self.block in kinds,
             f"block: expected {' or '.join(kinds)} of network={self.network}, got {self.block}",
         )
-        plain, memory = self.network == "resnet", self.training.memory
-        useful = memory == "stored" or not plain
-        require(useful, f"memory: expected stored, a resnet is no bijection, got {memory}")
+        kind, memory = self.network, self.training.memory
+        useful = memory == "stored" or kind == "flow"
+        require(useful, f"memory: expected stored, a {kind} is no bijection, got {memory}")
         positive = bool(self.widths) and 0 < min(self.widths) <= max(self.widths) <= 8192
         require(positive, f"widths: expected integers from 1 to 8192, got {self.widths}")
         require_counts(self, "depth", most=64)

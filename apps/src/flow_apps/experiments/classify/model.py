@@ -1,5 +1,7 @@
 """The network that tells classes."""
 
+from collections.abc import Callable
+
 import torch
 from flow_core.models import (
     ContractiveConfig,
@@ -10,8 +12,9 @@ from flow_core.models import (
     scale_heads,
 )
 
-from flow_apps.experiments.classify.config import ClassifyConfig
+from flow_apps.experiments.classify.config import ClassifyConfig, NetworkName
 from flow_apps.parts.classification import Classifier
+from flow_apps.parts.digit_classifier import DigitClassifier
 from flow_apps.parts.settings import follow_spectra, solve
 from flow_apps.training.randomness import derive_seed
 
@@ -22,7 +25,7 @@ def build_model(config: ClassifyConfig) -> Classifier:
     """The network of a config, initialised from its seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "model"))
-        model = _resnet(config) if config.network == "resnet" else _flow(config)
+        model = _MAKERS[config.network](config)
     follow_spectra(model, config.contraction)
     return model
 
@@ -60,3 +63,16 @@ def _resnet(config: ClassifyConfig) -> ContractiveResNet:
         momentum=_USUAL_MOMENTUM if decay is None else 1 - decay,
     )
     return ContractiveResNet(made, config.images.image_shape, solve=solve(config.contraction))
+
+
+def _cnn(config: ClassifyConfig) -> DigitClassifier:
+    """The one that judges samples."""
+    classes = config.heads.classes_of(config.images)
+    return DigitClassifier(config.images.image_shape, classes, mean=config.mean, std=config.std)
+
+
+_MAKERS: dict[NetworkName, Callable[[ClassifyConfig], Classifier]] = {
+    "flow": _flow,
+    "resnet": _resnet,
+    "cnn": _cnn,
+}

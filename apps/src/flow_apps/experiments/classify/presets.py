@@ -109,9 +109,47 @@ def _resnets() -> Iterator[Preset[ClassifyConfig]]:
             yield Preset(f"{data}-resnet-{kind}", config, summary, command)
 
 
+_MNIST = ImagesConfig(data="mnist", held_out=_HELD_OUT, validation_size=_HELD_OUT)
+_JUDGE_BATCH = 64
+_JUDGE_EPOCHS = 14
+
+
+def _judge(images: ImagesConfig, steps: int, epochs: int) -> ClassifyConfig:
+    """The learning rate falls to .7 of itself after every one of so many epochs."""
+    falls = tuple((k / epochs, 0.7**k) for k in range(1, epochs))
+    return ClassifyConfig(
+        images=images,
+        network="cnn",
+        block="plain",
+        mean=(0.1307,),
+        std=(0.3081,),
+        noise=False,
+        training=TrainingConfig(
+            iterations=epochs * steps,
+            batch_size=_JUDGE_BATCH,
+            optimizer=OptimizerConfig(
+                name="adadelta", learning_rate=1.0, schedule=ScheduleConfig(milestones=falls)
+            ),
+            evaluate_every=steps,
+            figures_every=epochs * steps,
+        ),
+    )
+
+
+def _judges() -> Iterator[Preset[ClassifyConfig]]:
+    """What tells whether samples look like digits; on MNIST as published."""
+    steps = (60_000 - _HELD_OUT) // _JUDGE_BATCH
+    mnist = _judge(_MNIST, steps, _JUDGE_EPOCHS)
+    summary = "MNIST, the network that judges samples"
+    yield Preset("mnist-judge", mnist, summary, "python classify_mnist.py")
+    digits = replace(_judge(ImagesConfig(), 20, 20), mean=(0.317,), std=(0.354,))
+    yield Preset("digits-judge", digits, "8x8 digits, a network that judges samples")
+
+
 PRESETS = (
     Preset("digits-classifier", ClassifyConfig(), "8x8 digits, a Monotone Flow"),
     *_published(),
     *_resnets(),
+    *_judges(),
 )
 """The first is for a quick look, the others are published."""
