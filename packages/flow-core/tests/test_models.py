@@ -20,6 +20,7 @@ from flow_core.layers import (
     HalfRangeSigmoidScale,
     InverseConv2d,
     MaskedConv2d,
+    Permutation,
     Reshape,
     ScaleFunction,
     SigmoidScale,
@@ -70,6 +71,28 @@ def made_of_blocks(config: ContractiveConfig) -> Flow:
     return flow.eval()
 
 
+def of_released_glow(coupling: CouplingKind) -> FlowConfig:
+    """What the trainer of Behrmann et al. 2021 builds, of its options those far from none."""
+    return replace(
+        SMALL,
+        linear="none",
+        mixing="reverse",
+        actnorm_eps=0.1,
+        actnorm_bound=math.log(5),
+        actnorm_std=0.7,
+        coupling=coupling,
+        coupling_eps=0.05 if coupling in ("sigmoid", "half-range") else None,
+        coupling_shift=1.0,
+        coupling_bound=math.log(3),
+        coupling_slope=math.log(3),
+        coupling_net="normed",
+        split_net="linear",
+        split_bound=None,
+        mean=(0.5,),
+        std=(1.0,),
+    )
+
+
 def variants() -> list[FlowConfig]:
     change = partial(replace, SMALL)
     return [
@@ -78,6 +101,8 @@ def variants() -> list[FlowConfig]:
         *(change(mixing=name) for name in get_args(Mixing)),
         *(change(coupling=name) for name in get_args(CouplingKind)),
         change(split_prior=False, actnorm=False, block_size=2),
+        *(of_released_glow(name) for name in ("additive", "sigmoid", "half-range", "affine")),
+        change(linear="none", mixing="reverse", coupling="additive", coupling_net="spectral"),
         change(activation="spline", individual=True, tap_bound=0.9, actnorm_bound=1.0),
         change(architecture="cnn", linear="exact", activation="spline", block_size=2),
         change(architecture="cnn", linear="self-normalizing", num_blocks=3),
@@ -209,6 +234,15 @@ def test_models_follow_from_the_seed() -> None:
             "num_blocks times block_size: expected at most 1024, got 4096",
         ),
         ({"architecture": "fully-connected"}, SHAPE, "self-normalizing or exact or conv1x1"),
+        ({"architecture": "cnn", "linear": "none"}, SHAPE, "only a glow needs none, not cnn"),
+        ({"actnorm_eps": -0.1}, SHAPE, r"actnorm_eps: expected in \[0, inf\), got -0.1"),
+        ({"coupling": "half-range", "coupling_eps": 1.0}, SHAPE, r"coupling_eps: .*\[0, 1\)"),
+        ({"coupling_bound": 0.0}, SHAPE, "coupling_bound: expected between 0 and inf"),
+        ({"coupling_coeff": 1.0}, SHAPE, "coupling_coeff: expected between 0 and 1"),
+        ({"mean": (0.5,)}, SHAPE, "std: expected a positive number for each of 1 means"),
+        ({"mean": (0.5,) * 3, "std": (1.0,) * 3}, SHAPE, "mean: .* each of 1 channels"),
+        ({"classes": 3}, SHAPE, "classes: expected learn_top"),
+        ({"architecture": "cnn", "linear": "exact", "learn_top": True}, SHAPE, "learn_top: exp"),
         ({"architecture": "cnn", "linear": "fincflow"}, SHAPE, "four divides"),
         *(
             ({"linear": name, "tap_bound": 0.9}, SHAPE, f"tap_bound: expected None, .*not {name}")
@@ -258,7 +292,7 @@ def test_bad_configs_of_blocks_are_refused(fields: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("linear", "zzz", "linear: expected one of inverse-conv, .*, macow, got 'zzz'"),
+        ("linear", "zzz", "linear: expected one of inverse-conv, .*, none, got 'zzz'"),
         ("architecture", None, "architecture: expected one of glow, .*, got None"),
         ("mixing", "zzz", "mixing: expected one of none, "),
         ("coupling", "zzz", "coupling: expected one of affine, "),
@@ -290,6 +324,28 @@ def test_the_bound_of_taps_reaches_every_inverse_convolution(linear: Linear) -> 
     for layer in layers:
         torch.nn.init.normal_(layer.weight)
         assert layer.growth_bound() == pytest.approx(4.0, rel=1e-4)
+
+
+def test_scales_of_couplings_are_those_of_the_config() -> None:
+    def scales(**fields: Any) -> set[ScaleFunction]:
+        return scale_functions(image_flow(replace(SMALL, linear="conv1x1", **fields), SHAPE))
+
+    third = math.log(3)
+    assert scales() == {BoundedExpScale(2.0, 1.0)}
+    assert scales(coupling_bound=third, coupling_slope=third) == {BoundedExpScale(third, third)}
+    assert scales(coupling="sigmoid") == {SigmoidScale(2.0, 0.0)}
+    assert scales(coupling="sigmoid", coupling_shift=0.0, coupling_eps=0.01) == {
+        SigmoidScale(0.0, 0.01)
+    }
+    assert scales(coupling="half-range") == {HalfRangeSigmoidScale(0.5)}
+    assert scales(coupling="half-range", coupling_eps=0.0) == {HalfRangeSigmoidScale(0.0)}
+
+
+def test_a_glow_without_linear_layers_has_a_permutation_between_actnorm_and_coupling() -> None:
+    flow = image_flow(of_released_glow("sigmoid"), SHAPE)
+    scales = next(m for m in flow.modules() if isinstance(m, Multiscale))
+    kinds = [type(layer) for layer in cast(Chain, scales.scales[0])]
+    assert kinds == [Squeeze, ActNorm, Permutation, AffineCoupling]
 
 
 def scale_functions(flow: Flow) -> set[ScaleFunction]:

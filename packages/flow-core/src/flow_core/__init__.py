@@ -25,6 +25,7 @@ from flow_core.blocks import (
 )
 from flow_core.bounds import Bounds, contraction_for_condition
 from flow_core.breakage import Breakage, SampleError
+from flow_core.channel_normal import ChannelNormal
 from flow_core.combinators import Chain, Invert, Multiscale
 from flow_core.dequantization import (
     Dequantized,
@@ -56,6 +57,7 @@ from flow_core.layers import (
     AffineCoupling,
     BoundedExpScale,
     CheckerboardCoupling,
+    ConditionerNorm,
     Conv1x1,
     ExactConv2d,
     ExponentialConv2d,
@@ -98,6 +100,8 @@ from flow_core.layers import (
     finc,
     inverse_flow_unit,
     macow_unit,
+    normed_conditioner,
+    spectral_conditioner,
 )
 from flow_core.lipschitz import (
     LipschitzConv2d,
@@ -159,9 +163,11 @@ __all__ = [
     "Bounds",
     "Breakage",
     "Chain",
+    "ChannelNormal",
     "CheckerboardCoupling",
     "Checkpointed",
     "Conditioned",
+    "ConditionerNorm",
     "ContractiveConfig",
     "Conv1x1",
     "DenseNet",
@@ -268,11 +274,13 @@ __all__ = [
     "lipschitz_certificate",
     "macow_unit",
     "make_activation",
+    "normed_conditioner",
     "random_directions",
     "record",
     "repair_lipschitz",
     "reset_initialization",
     "scale_heads",
+    "spectral_conditioner",
     "stability_report",
     "trace_layers",
     "update_lipschitz",

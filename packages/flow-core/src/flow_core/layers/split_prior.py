@@ -59,18 +59,22 @@ class SplitPrior(Bijection):
         self.context_shape = None if context_shape is None else tuple(context_shape)
 
     @classmethod
-    def convolutional(cls, staying: int, leaving: int, hidden: int) -> "SplitPrior":
+    def convolutional(
+        cls, staying: int, leaving: int, hidden: int, *, log_scale_bound: float | None = 4.0
+    ) -> "SplitPrior":
         """Two 3x3 convolutions on images; the identity at first.
 
         Args:
             staying: Channels of the context.
             leaving: Channels of the part that leaves.
             hidden: Channels between the convolutions.
+            log_scale_bound: c in nats, or None.
         """
         last = nn.Conv2d(hidden, 2 * leaving, 3, padding=1)
         first = nn.Conv2d(staying, hidden, 3, padding=1)
         return cls(
             nn.Sequential(first, nn.SiLU(), _zero(last)),
+            log_scale_bound=log_scale_bound,
             event_shape=(leaving, None, None),
             context_shape=(staying, None, None),
         )

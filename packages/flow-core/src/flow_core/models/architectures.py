@@ -2,11 +2,12 @@
 
 from flow_solvers import require_kind
 
+from flow_core.bijection import Bijection
 from flow_core.distributions import Flow
-from flow_core.layers import LogitTransform
+from flow_core.layers import LogitTransform, Normalize
 from flow_core.models.assembly import Shape, assembled
 from flow_core.models.config import ContractiveConfig, FlowConfig
-from flow_core.models.contractive import contractive_plan, entrance
+from flow_core.models.contractive import contractive_plan
 from flow_core.models.convolutional import convolutional_plan
 from flow_core.settings import Solve
 
@@ -28,5 +29,22 @@ def image_flow(
     example = "a FlowConfig or a ContractiveConfig"
     require_kind("config", config, (FlowConfig, ContractiveConfig), example)
     if isinstance(config, FlowConfig):
-        return assembled(convolutional_plan(config), LogitTransform(config.alpha), shape)
+        return assembled(convolutional_plan(config), entrance(config, shape[0]), shape)
     return assembled(contractive_plan(config, solve), entrance(config, shape[0]), shape)
+
+
+def entrance(config: FlowConfig | ContractiveConfig, channels: int) -> Bijection:
+    """What makes real numbers of pixels in [0, 1].
+
+    Raises:
+        ValueError: If moments are given for another number of channels.
+    """
+    if not config.mean:
+        return LogitTransform(config.alpha)
+    if len(config.mean) not in (1, channels):
+        raise ValueError(
+            f"mean: expected one number, or one for each of {channels} channels with any padding, "
+            f"got {len(config.mean)}"
+        )
+    times = channels // len(config.mean)
+    return Normalize(config.mean * times, config.std * times)

@@ -6,7 +6,7 @@ from itertools import chain
 from math import prod
 from typing import TypeAlias
 
-from flow_core.base import StandardNormal
+from flow_core.base import BaseDistribution, StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.combinators import Chain, Multiscale
 from flow_core.distributions import Flow
@@ -54,6 +54,9 @@ class Plan:
         chained: Whether a scale is a chain of its own; one that channels leave always is.
         landmarks: Whether a `Landmark` ends every scale, behind the squeeze to the next one.
         end: Makes the layers on the flattened output of the last scale, of so many values.
+        base: Makes the distribution of the latent of so many values, the last of which are the
+            output of the last scale, of that shape.
+        seen: Whether a `Landmark` named latent ends the flow.
     """
 
     field: str
@@ -63,6 +66,8 @@ class Plan:
     chained: bool = False
     landmarks: bool = False
     end: Callable[[int], Iterable[Bijection]] = lambda size: ()
+    base: Callable[[int, Shape], BaseDistribution] = lambda size, top: StandardNormal((size,))
+    seen: bool = False
 
 
 def assembled(plan: Plan, entrance: Bijection, shape: Shape) -> Flow:
@@ -77,8 +82,10 @@ def assembled(plan: Plan, entrance: Bijection, shape: Shape) -> Flow:
         layers = [*_joined(parts, plan.chained), *_flat(plan, scales[-1].shape)]
     else:
         layers = [_multiscale(plan, plan.split, scales)]
-    bijection = Chain([entrance, *layers])
-    return Flow(StandardNormal((prod(shape),)), bijection, shape)
+    size = prod(shape)
+    mark = [Landmark("latent", (size,))] if plan.seen else []
+    bijection = Chain([entrance, *layers, *mark])
+    return Flow(plan.base(size, scales[-1].shape), bijection, shape)
 
 
 def scales_of(plan: Plan, shape: Shape) -> Iterator[Scale]:

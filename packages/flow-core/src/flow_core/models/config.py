@@ -1,5 +1,6 @@
 """What an image flow, and the noise of integer images, are made of."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -19,6 +20,7 @@ Linear: TypeAlias = Literal[
     "emerging",
     "exponential",
     "macow",
+    "none",
 ]
 Mixing: TypeAlias = Literal[
     "none", "conv1x1", "lu", "orthogonal", "householder", "reverse", "shuffle"
@@ -27,6 +29,8 @@ ActivationName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 ScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
+CouplingNet: TypeAlias = Literal["plain", "normed", "spectral"]
+SplitNet: TypeAlias = Literal["hidden", "linear"]
 CouplingKind: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
 Block: TypeAlias = Literal["monotone", "residual", "implicit", "coupling"]
 BlockOfNoise: TypeAlias = Literal["monotone", "residual", "coupling"]
@@ -36,23 +40,37 @@ Noise: TypeAlias = Literal["uniform", "variational"]
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """A flow of images in [0, 1]: a logit, then layers; sizes follow from the image.
+    """A flow of images in [0, 1]: a logit, or a standardisation, then layers.
+
+    Sizes follow from the image. What Behrmann et al. 2021 train is said by these options too: their
+    naffine is half-range, their gaffine affine with bound and slope log M.
 
     Attributes:
         architecture: glow: blocks of a squeeze and steps of [ActNorm, linear, activation, mixing,
             coupling]. cnn: blocks of linear layers with activations between, and squeezes between
             blocks. fully-connected: linear layers on the flattened image, activations between.
         linear: The linear layer of every step. emerging, exponential and macow begin with a 1x1
-            convolution, as their papers have it.
+            convolution, as their papers have it; none is for a glow whose mixing is enough.
         kernel_size: Side of its kernel.
         num_blocks: Blocks; every one of a glow halves the image.
         block_size: Steps of a block.
         actnorm: Whether steps of a glow begin with an ActNorm.
         actnorm_bound: Largest log-scale of an ActNorm in nats, or None for any.
+        actnorm_eps: What is added to its scales.
+        actnorm_std: Standard deviation that channels of the first batch leave it with.
         mixing: How a step of a glow mixes channels before its coupling.
-        coupling: Scale function of the couplings: affine is bounded-exp, c·tanh(r/c) in nats;
-            sigmoid is Glow's σ(r + 2), without a bound below; half-range lies around one; additive
-            couplings have none.
+        coupling: Scale function of the couplings: affine is bounded-exp, c·tanh(a·r/c) in nats;
+            sigmoid is Glow's σ(r + shift) + ε; half-range, 1 + (1 − ε)·(2σ(r) − 1), lies around
+            one; additive couplings have none.
+        coupling_shift: Of a sigmoid scale.
+        coupling_eps: ε: what is added to a sigmoid scale, or the smallest half-range one; None for
+            0 and ½.
+        coupling_bound: c of an affine scale, in nats.
+        coupling_slope: a of an affine scale.
+        coupling_net: Convolutions of 3x3, 1x1 and 3x3, the last one zero at first. plain: with
+            biases; normed: Glow's, with ActNorms in place of two of them. spectral: three of 3x3
+            with a bounded spectral norm.
+        coupling_coeff: That bound, below 1.
         coupling_width: Channels inside the networks of couplings and split priors.
         macow_width: Channels inside masked convolutions, as a multiple of theirs.
         macow_scale: Scale function of masked convolutions; that of MaCow is sigmoid, with which
@@ -60,6 +78,13 @@ class FlowConfig:
         macow_form: released: MaCow's unit with its two ActNorms and x·s + t; plain: without them,
             and (x + t)·s.
         split_prior: Whether half of the channels leave after every block of a glow but the last.
+        split_net: hidden: split priors have two convolutions; linear: Glow's have one, zero at
+            first.
+        split_bound: Largest log-scale of a split prior in nats, or None for any, as Glow has it.
+        learn_top: Whether mean and scale of every channel of what the last block of a glow leaves
+            are learned.
+        classes: Of images whose class chooses that mean and scale, see `ChannelNormal`; None for
+            one of all images. A landmark named latent then ends the flow.
         activation: Between linear layers; none for a glow that has couplings only. selu is not
             onto the real line: its flow has a mass below one, and samples out of reach are NaN.
         n_bins: Bins of spline activations.
@@ -69,6 +94,9 @@ class FlowConfig:
             inverse-conv, inverse-flow-unit, fincflow, cincflow and emerging.
         exponential_coeff: Bound on the spectral norm of the exponent of exponential convolutions.
         alpha: Of the logit transform.
+        mean: Of every channel, or one for all: the flow begins by standardising with mean and std;
+            none for the logit.
+        std: Standard deviations that belong to the means.
     """
 
     architecture: Architecture = "glow"
@@ -78,13 +106,25 @@ class FlowConfig:
     block_size: int = 4
     actnorm: bool = True
     actnorm_bound: float | None = None
+    actnorm_eps: float = 0.0
+    actnorm_std: float = 1.0
     mixing: Mixing = "none"
     coupling: CouplingKind = "affine"
+    coupling_shift: float = 2.0
+    coupling_eps: float | None = None
+    coupling_bound: float = 2.0
+    coupling_slope: float = 1.0
+    coupling_net: CouplingNet = "plain"
+    coupling_coeff: float = 0.98
     coupling_width: int = 512
     macow_width: int = 4
     macow_scale: ScaleName = "bounded-exp"
     macow_form: MacowForm = "plain"
     split_prior: bool = True
+    split_net: SplitNet = "hidden"
+    split_bound: float | None = 4.0
+    learn_top: bool = False
+    classes: int | None = None
     activation: ActivationName = "none"
     n_bins: int = 5
     tail_bound: float = 10.0
@@ -92,6 +132,8 @@ class FlowConfig:
     tap_bound: float | None = None
     exponential_coeff: float = 0.9
     alpha: float = 1e-6
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -102,6 +144,16 @@ class FlowConfig:
         _require_size("num_blocks times block_size", steps, _MOST_LAYERS)
         if not 0 < self.alpha < 0.5:  # at 0 the likelihood of black pixels is not finite
             raise ValueError(f"alpha: expected in (0, 0.5), got {self.alpha}")
+        _require_moments(self.mean, self.std)
+        _require_scales(self)
+        if self.classes is not None and not (self.learn_top and self.classes > 1):
+            raise ValueError(f"classes: expected learn_top, and two at least, got {self.classes}")
+        if self.learn_top and self.architecture != "glow":
+            raise ValueError(f"learn_top: expected a glow, got {self.architecture}")
+        if self.linear == "none" and self.architecture != "glow":
+            raise ValueError(
+                f"linear: expected one, only a glow needs none, not {self.architecture}"
+            )
         if self.architecture == "fully-connected" and self.linear not in _OF_VECTORS:
             names = " or ".join(_OF_VECTORS)
             raise ValueError(f"linear: expected {names} for vectors, got {self.linear}")
@@ -201,11 +253,7 @@ class ContractiveConfig:
         if not 0 <= self.alpha < 0.5:
             raise ValueError(f"alpha: expected in [0, 0.5), got {self.alpha}")
         _require_bounds(self.coeff, self.concat_bound)
-        if len(self.std) != len(self.mean) or min(self.std, default=1.0) <= 0:
-            raise ValueError(
-                f"std: expected a positive number for each of {len(self.mean)} means, got "
-                f"{self.std}"
-            )
+        _require_moments(self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,9 +302,38 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
+def _require_moments(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if len(std) != len(mean) or min(std, default=1.0) <= 0:
+        raise ValueError(
+            f"std: expected a positive number for each of {len(mean)} means, got {std}"
+        )
+
+
+def _require_scales(config: FlowConfig) -> None:
+    """Of couplings, ActNorms and split priors."""
+    for name in ("actnorm_std", "coupling_bound", "coupling_slope"):
+        _require_between(name, getattr(config, name), math.inf)
+    for name in ("actnorm_bound", "split_bound"):
+        bound = getattr(config, name)
+        _require_between(name, 1.0 if bound is None else bound, math.inf)
+    _require_between("coupling_coeff", config.coupling_coeff, 1.0)
+    eps, below = config.coupling_eps or 0.0, 1.0 if config.coupling == "half-range" else math.inf
+    for name, value, end in (
+        ("actnorm_eps", config.actnorm_eps, math.inf),
+        ("coupling_eps", eps, below),
+    ):
+        if not 0 <= value < end:
+            raise ValueError(f"{name}: expected in [0, {end:g}), got {value}")
+
+
+def _require_between(name: str, value: float, high: float) -> None:
+    """Above 0, and below something."""
+    if not 0 < value < high:
+        raise ValueError(f"{name}: expected between 0 and {high:g}, exclusive, got {value}")
+
+
 def _require_bounds(coeff: float, concat_bound: float) -> None:
-    if not 0 < coeff < 1:
-        raise ValueError(f"coeff: expected between 0 and 1, exclusive, got {coeff}")
+    _require_between("coeff", coeff, 1.0)
     if not 0 < concat_bound <= 1:
         raise ValueError(f"concat_bound: expected in (0, 1], got {concat_bound}")
 
@@ -273,6 +350,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "linear": get_args(Linear),
     "mixing": get_args(Mixing),
     "coupling": get_args(CouplingKind),
+    "coupling_net": get_args(CouplingNet),
+    "split_net": get_args(SplitNet),
     "macow_scale": get_args(ScaleName),
     "macow_form": get_args(MacowForm),
     "activation": get_args(ActivationName),

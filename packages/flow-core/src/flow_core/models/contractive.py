@@ -16,8 +16,6 @@ from flow_core.layers import (
     ActNorm,
     AffineCoupling,
     CheckerboardCoupling,
-    LogitTransform,
-    Normalize,
     Permutation,
     SigmoidScale,
 )
@@ -38,23 +36,6 @@ def contractive_plan(config: ContractiveConfig, solve: Solve | None) -> Plan:
         landmarks=config.landmarks,
         end=partial(_blocks_of_vectors, config, solve),
     )
-
-
-def entrance(config: ContractiveConfig, channels: int) -> Bijection:
-    """What makes real numbers of pixels in [0, 1].
-
-    Raises:
-        ValueError: If moments are given for another number of channels.
-    """
-    if not config.mean:
-        return LogitTransform(config.alpha)
-    if len(config.mean) not in (1, channels):
-        raise ValueError(
-            f"mean: expected one number, or one for each of {channels} channels with any padding, "
-            f"got {len(config.mean)}"
-        )
-    times = channels // len(config.mean)
-    return Normalize(config.mean * times, config.std * times)
 
 
 def _blocks_of_images(

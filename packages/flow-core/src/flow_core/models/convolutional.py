@@ -7,17 +7,19 @@ al. 2025 (Inverse-Flow).
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from flow_core.base import BaseDistribution, StandardNormal
 from flow_core.bijection import Bijection
-from flow_core.layers import SplitPrior
+from flow_core.channel_normal import ChannelNormal
 from flow_core.models.assembly import Plan, Shape, Split, staying
 from flow_core.models.config import Architecture, FlowConfig
 from flow_core.models.layers import (
     activation_layers,
     actnorm_layers,
     coupling_layers,
-    linear_layer,
     linear_layer_of_vectors,
+    linear_layers,
     mixing_layers,
+    split_prior,
 )
 
 
@@ -34,7 +36,16 @@ def _glow(config: FlowConfig) -> Plan:
         squeeze_first=True,
         split=_split(config) if config.split_prior else None,
         chained=True,
+        base=partial(_base, config),
+        seen=config.classes is not None,
     )
+
+
+def _base(config: FlowConfig, size: int, top: Shape) -> BaseDistribution:
+    """Normal, with the channels of the last block learned if wanted."""
+    if not config.learn_top:
+        return StandardNormal((size,))
+    return ChannelNormal((size,), top, classes=config.classes or 1)
 
 
 def _cnn(config: FlowConfig) -> Plan:
@@ -60,15 +71,15 @@ def _fully_connected(config: FlowConfig) -> Plan:
 def _steps(config: FlowConfig, shape: Shape) -> Iterator[Bijection]:
     for _ in range(config.block_size):
         yield from actnorm_layers(config, shape[0])
-        yield linear_layer(config, shape)
+        yield from linear_layers(config, shape)
         yield from activation_layers(config, shape)
         yield from mixing_layers(config, shape[0])
-        yield from coupling_layers(config, shape[0])
+        yield from coupling_layers(config, shape)
 
 
 def _convolutions(config: FlowConfig, is_last: bool, shape: Shape) -> Iterator[Bijection]:
     for step in range(config.block_size):
-        yield linear_layer(config, shape)
+        yield from linear_layers(config, shape)
         if not is_last or step < config.block_size - 1:
             yield from activation_layers(config, shape)
 
@@ -84,7 +95,7 @@ def _split(config: FlowConfig) -> Split:
     def prior(shape: Shape) -> Bijection:
         """What standardises the part that leaves, given the part that stays."""
         stays = staying(shape)[0]
-        return SplitPrior.convolutional(stays, shape[0] - stays, config.coupling_width)
+        return split_prior(config, stays, shape[0] - stays)
 
     return Split(after_squeeze=False, prior=prior)
 

@@ -1,8 +1,9 @@
 """The layers that a config names, for images of a size."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+from torch import nn
 
 from flow_core.bijection import Bijection
 from flow_core.combinators import Chain
@@ -30,17 +31,20 @@ from flow_core.layers import (
     SigmoidScale,
     SmoothLeakyReLU,
     SmoothTanh,
+    SplitPrior,
+    ZeroConv2d,
     cinc,
     convolutional_conditioner,
     emerging,
     finc,
     inverse_flow_unit,
     macow_unit,
+    normed_conditioner,
+    spectral_conditioner,
 )
 from flow_core.models.assembly import Shape
 from flow_core.models.config import (
     ActivationName,
-    CouplingKind,
     FlowConfig,
     Linear,
     Mixing,
@@ -53,9 +57,10 @@ _VARIANCE_FLOOR = 1e-8
 Maker: TypeAlias = Callable[[FlowConfig, Shape], Bijection]
 
 
-def linear_layer(config: FlowConfig, shape: Shape) -> Bijection:
-    """The linear layer of a step on images `(channels, height, width)`."""
-    return _LINEAR[config.linear](config, shape)
+def linear_layers(config: FlowConfig, shape: Shape) -> Iterator[Bijection]:
+    """The linear layer of a step on images `(channels, height, width)`, if there is one."""
+    if config.linear != "none":
+        yield _LINEAR[config.linear](config, shape)
 
 
 def linear_layer_of_vectors(config: FlowConfig, features: int) -> Bijection:
@@ -77,27 +82,67 @@ def mixing_layers(config: FlowConfig, channels: int) -> Iterator[Bijection]:
         yield _MIXING[config.mixing](channels)
 
 
-def coupling_layers(config: FlowConfig, channels: int) -> Iterator[Bijection]:
+def coupling_layers(config: FlowConfig, shape: Shape) -> Iterator[Bijection]:
     """The coupling of a step, if there is one."""
-    if config.coupling != "none":
-        yield _COUPLINGS[config.coupling](channels, config.coupling_width)
+    if config.coupling == "none":
+        return
+    still, moved = shape[0] // 2, shape[0] - shape[0] // 2
+    event_shape = (shape[0], None, None)
+    if config.coupling == "additive":
+        yield AdditiveCoupling(_conditioner(config, still, moved, shape[1:]), event_shape)
+    else:
+        conditioner = _conditioner(config, still, 2 * moved, shape[1:])
+        scale = _coupling_scale(config, config.coupling)
+        yield AffineCoupling(conditioner, scale, event_shape=event_shape)
 
 
 def actnorm_layers(config: FlowConfig, channels: int) -> Iterator[Bijection]:
     """The ActNorm of a step, if there is one."""
     if config.actnorm:
-        floor = _VARIANCE_FLOOR
-        yield ActNorm(channels, variance_floor=floor, log_scale_bound=config.actnorm_bound)
+        yield ActNorm(
+            channels,
+            variance_floor=_VARIANCE_FLOOR,
+            log_scale_bound=config.actnorm_bound,
+            epsilon=config.actnorm_eps,
+            std=config.actnorm_std,
+        )
+
+
+def split_prior(config: FlowConfig, staying: int, leaving: int) -> Bijection:
+    """What standardises channels that leave, given those that stay."""
+    bound = config.split_bound
+    if config.split_net == "linear":
+        net, shape = ZeroConv2d(staying, 2 * leaving), (leaving, None, None)
+        there = (staying, None, None)
+        return SplitPrior(net, log_scale_bound=bound, event_shape=shape, context_shape=there)
+    return SplitPrior.convolutional(staying, leaving, config.coupling_width, log_scale_bound=bound)
+
+
+def _conditioner(
+    config: FlowConfig, inputs: int, outputs: int, map_size: tuple[int, int]
+) -> nn.Module:
+    width = config.coupling_width
+    if config.coupling_net == "normed":
+        return normed_conditioner(inputs, outputs, width, variance_floor=_VARIANCE_FLOOR)
+    if config.coupling_net == "spectral":
+        coeff = config.coupling_coeff
+        return spectral_conditioner(inputs, outputs, width, map_size, coeff=coeff)
+    return convolutional_conditioner(inputs, outputs, width)
+
+
+def _coupling_scale(
+    config: FlowConfig, kind: Literal["affine", "sigmoid", "half-range"]
+) -> ScaleFunction:
+    eps = config.coupling_eps
+    if kind == "sigmoid":
+        return SigmoidScale(config.coupling_shift, eps or 0.0)
+    if kind == "half-range":
+        return HalfRangeSigmoidScale() if eps is None else HalfRangeSigmoidScale(eps)
+    return BoundedExpScale(config.coupling_bound, config.coupling_slope)
 
 
 def _after_conv1x1(make: Maker) -> Maker:
     return lambda config, shape: Chain([Conv1x1(shape[0]), make(config, shape)])
-
-
-def _additive(channels: int, width: int) -> Bijection:
-    half = channels // 2
-    conditioner = convolutional_conditioner(half, channels - half, width)
-    return AdditiveCoupling(conditioner, (channels, None, None))
 
 
 _LINEAR: dict[Linear, Maker] = {
@@ -160,11 +205,4 @@ _SCALES: dict[ScaleName, ScaleFunction] = {
     "bounded-exp": BoundedExpScale(),
     "sigmoid": SigmoidScale(),
     "half-range": HalfRangeSigmoidScale(),
-}
-
-_COUPLINGS: dict[CouplingKind, Callable[[int, int], Bijection]] = {
-    "affine": partial(AffineCoupling.convolutional, scale=_SCALES["bounded-exp"]),
-    "sigmoid": partial(AffineCoupling.convolutional, scale=_SCALES["sigmoid"]),
-    "half-range": partial(AffineCoupling.convolutional, scale=_SCALES["half-range"]),
-    "additive": _additive,
 }
