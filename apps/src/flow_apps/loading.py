@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from flow_core.dequantization import Dequantized
 from flow_core.distributions import Flow
-from flow_core.models import HybridModel
+from flow_core.models import HybridModel, LabelledFlow
 from torch import nn
 
 from flow_apps.config import from_json
@@ -56,7 +56,8 @@ class LoadedRun:
 
     def distribution(self) -> Flow | Dequantized | None:
         """The model, or what of it is a distribution; None where nothing is."""
-        model = self.model.density if isinstance(self.model, HybridModel) else self.model
+        parts = isinstance(self.model, HybridModel | LabelledFlow)
+        model = self.model.density if parts else self.model
         return model if isinstance(model, Flow | Dequantized) else None
 
     def say_if_unfinished(self, display: Display) -> None:

@@ -6,7 +6,9 @@ from typing import Literal, TypeAlias
 from flow_apps.config import TrainingConfig, only_with, require, require_counts
 from flow_apps.config.dequantization import NoiseConfig
 from flow_apps.config.images import ImagesConfig
-from flow_apps.config.neighbours import OtherThan, any_of
+from flow_apps.config.neighbours import OtherThan, any_of, without_effect
+from flow_apps.config.regularizers import RegularizersConfig
+from flow_apps.config.stability import StabilityConfig
 
 ArchitectureName: TypeAlias = Literal["glow", "cnn", "fully-connected"]
 LinearName: TypeAlias = Literal[
@@ -20,6 +22,7 @@ LinearName: TypeAlias = Literal[
     "emerging",
     "exponential",
     "macow",
+    "none",
 ]
 MixingName: TypeAlias = Literal[
     "none", "conv1x1", "lu", "orthogonal", "householder", "reverse", "shuffle"
@@ -28,6 +31,8 @@ ElementwiseName: TypeAlias = Literal[
     "none", "slr", "leaky", "learnable-leaky", "smooth-tanh", "spline", "selu"
 ]
 CouplingName: TypeAlias = Literal["affine", "sigmoid", "half-range", "additive", "none"]
+CouplingNetName: TypeAlias = Literal["plain", "normed", "spectral"]
+SplitNetName: TypeAlias = Literal["hidden", "linear"]
 MacowScaleName: TypeAlias = Literal["bounded-exp", "sigmoid", "half-range"]
 MacowFormName: TypeAlias = Literal["plain", "released"]
 ReconstructionName: TypeAlias = Literal["plain", "symmetric", "inverse_only"]
@@ -39,6 +44,11 @@ _WITH_KERNELS = (*_WITH_TAPS, "self-normalizing", "exact", "exponential")
 _GLOW = ("architecture", ("glow",))
 _IMAGES = ("architecture", ("glow", "cnn"))
 _MACOW = only_with(_IMAGES, ("linear", ("macow",)))
+_ACTNORM = only_with(_GLOW, ("actnorm", (True,)))
+_COUPLING = only_with(_GLOW, ("coupling", OtherThan("none")))
+_AFFINE = only_with(_GLOW, ("coupling", ("affine",)))
+_WITH_EPS = ("sigmoid", "half-range")
+_SPLIT = only_with(_GLOW, ("split_prior", (True,)))
 _SPLINE = only_with(("activation", ("spline",)))
 _SELF_NORMALIZING = ("flow.linear", ("self-normalizing",))
 _SURROGATE = only_with(_SELF_NORMALIZING, ("surrogate", (True,)))
@@ -59,13 +69,26 @@ class LayersConfig:
         block_size: Steps of a block.
         actnorm: Whether steps of a glow begin with an ActNorm.
         actnorm_bound: Largest log-scale of an ActNorm in nats, or none for any.
+        actnorm_eps: What is added to its scales.
+        actnorm_std: Standard deviation that channels of the first batch leave it with.
         mixing: How a step of a glow mixes channels before its coupling.
         coupling: Scale function of the couplings; additive ones have none.
+        coupling_shift: Of a sigmoid scale σ(r + shift) + ε.
+        coupling_eps: ε of a sigmoid or half-range scale; none for 0 and ½.
+        coupling_bound: c of an affine scale e^(c·tanh(a·r/c)), in nats.
+        coupling_slope: a of it.
+        coupling_net: Inside of couplings, plain, normed: with ActNorms, or spectral: three 3x3
+            convolutions of bounded spectral norm.
+        coupling_coeff: That bound, below 1.
         coupling_width: Channels inside the networks of couplings and split priors.
         macow_width: Channels inside masked convolutions, as a multiple of theirs.
         macow_scale: Scale function of masked convolutions; sigmoid is that of MaCow.
         macow_form: released: MaCow's unit with its two ActNorms; plain: without them.
         split_prior: Whether half of the channels leave after every block of a glow but the last.
+        split_net: Of a split prior: two convolutions, or one as of Glow.
+        split_bound: Its largest log-scale in nats, or none for any, as of Glow.
+        learn_top: Whether mean and scale of every channel of the last block's output are learned.
+        classes: How many classes of images choose them; none for one of all images.
         activation: Between linear layers; none for a glow that has couplings only.
         n_bins: Bins of spline activations.
         tail_bound: Spline activations are linear beyond.
@@ -73,6 +96,9 @@ class LayersConfig:
         tap_bound: Bound on the taps of inverse convolutions, or none.
         exponential_coeff: Bound on the spectral norm of the exponent of exponential convolutions.
         alpha: Of the logit transform.
+        mean: Of every channel in [0, 1], or one for all: images are standardised with mean and std;
+            none for the logit.
+        std: Standard deviations that belong to the means.
     """
 
     architecture: ArchitectureName = "glow"
@@ -84,11 +110,23 @@ class LayersConfig:
     num_blocks: int = 2
     block_size: int = 4
     actnorm: bool = field(default=True, metadata=only_with(_GLOW))
-    actnorm_bound: float | None = field(
-        default=None, metadata=only_with(_GLOW, ("actnorm", (True,)))
-    )
+    actnorm_bound: float | None = field(default=None, metadata=_ACTNORM)
+    actnorm_eps: float = field(default=0.0, metadata=_ACTNORM)
+    actnorm_std: float = field(default=1.0, metadata=_ACTNORM)
     mixing: MixingName = field(default="none", metadata=only_with(_GLOW))
     coupling: CouplingName = field(default="affine", metadata=only_with(_GLOW))
+    coupling_shift: float = field(
+        default=2.0, metadata=only_with(_GLOW, ("coupling", ("sigmoid",)))
+    )
+    coupling_eps: float | None = field(
+        default=None, metadata=only_with(_GLOW, ("coupling", _WITH_EPS), otherwise=None)
+    )
+    coupling_bound: float = field(default=2.0, metadata=_AFFINE)
+    coupling_slope: float = field(default=1.0, metadata=_AFFINE)
+    coupling_net: CouplingNetName = field(default="plain", metadata=_COUPLING)
+    coupling_coeff: float = field(
+        default=0.98, metadata=only_with(_GLOW, ("coupling_net", ("spectral",)))
+    )
     coupling_width: int = field(
         default=512,
         metadata=only_with(
@@ -99,6 +137,12 @@ class LayersConfig:
     macow_scale: MacowScaleName = field(default="bounded-exp", metadata=_MACOW)
     macow_form: MacowFormName = field(default="plain", metadata=_MACOW)
     split_prior: bool = field(default=True, metadata=only_with(_GLOW))
+    split_net: SplitNetName = field(default="hidden", metadata=_SPLIT)
+    split_bound: float | None = field(default=4.0, metadata=_SPLIT)
+    learn_top: bool = field(default=False, metadata=only_with(_GLOW, otherwise=False))
+    classes: int | None = field(
+        default=None, metadata=only_with(("learn_top", (True,)), otherwise=None)
+    )
     activation: ElementwiseName = "none"
     n_bins: int = field(default=5, metadata=_SPLINE)
     tail_bound: float = field(default=10.0, metadata=_SPLINE)
@@ -109,7 +153,9 @@ class LayersConfig:
     exponential_coeff: float = field(
         default=0.9, metadata=only_with(_IMAGES, ("linear", ("exponential",)))
     )
-    alpha: float = 1e-6
+    alpha: float = field(default=1e-6, metadata=only_with(("mean", ([],))))
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require_counts(self, "num_blocks", "block_size", most=1024)
@@ -119,6 +165,8 @@ class LayersConfig:
         if self.linear not in _WITH_TAPS:
             names, bound = ", ".join(_WITH_TAPS), self.tap_bound
             require(bound is None, f"tap_bound: expected none, only {names} have taps, got {bound}")
+        if self.classes is not None:
+            require_counts(self, "classes", least=2, most=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +214,10 @@ class GlowConfig:
         flow: What the flow is made of.
         dequantizer: The noise that makes real numbers of pixels.
         self_norm: How self-normalizing layers are trained.
+        y_weight: Of the cross-entropy in nats of a linear layer that tells the classes of images,
+            beside bits per dimension given the class.
+        regularizers: Penalties on the conditioning, beside nats an image.
+        stability: How it is measured, if it is.
         verbose: Whether evaluations log what every layer does to validation images.
         timing: Whether the summary tells how long a forward pass, a training pass and samples take.
         training: Length, optimizers and reporting.
@@ -175,6 +227,12 @@ class GlowConfig:
     flow: LayersConfig = field(default_factory=LayersConfig)
     dequantizer: NoiseConfig = field(default_factory=NoiseConfig)
     self_norm: SelfNormConfig = field(default_factory=SelfNormConfig)
+    y_weight: float = field(default=0.01, metadata=only_with(("flow.classes", OtherThan(None))))
+    regularizers: RegularizersConfig = field(
+        default_factory=RegularizersConfig,
+        metadata=without_effect(density="the loss is the negative log-density itself"),
+    )
+    stability: StabilityConfig = field(default_factory=lambda: StabilityConfig(every=0))
     verbose: bool = False
     timing: bool = False
     training: TrainingConfig = field(
@@ -187,3 +245,10 @@ class GlowConfig:
         require(not compiled, "compile: expected false, it is of no use for these models")
         useless = self.self_norm.geco_rate is not None and self.flow.linear != "self-normalizing"
         require(not useless, "geco_rate: expected none, without a surrogate there is no weight")
+        require(self.y_weight >= 0, f"y_weight: expected 0 or more, got {self.y_weight}")
+        of_density = self.regularizers.density == 0
+        require(of_density, "density: expected 0, the loss is the negative log-density itself")
+        surrogate = self.flow.linear == "self-normalizing" and self.self_norm.surrogate
+        alone = not surrogate or (self.flow.classes is None and not self.regularizers.any)
+        require(alone, "surrogate: expected false, with classes or penalties gradients are exact")
+        self.stability.require_multiple_of(self.training.evaluate_every)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from flow_apps.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from flow_apps.config.images import Augmentation, ImagesConfig
 from flow_apps.experiments.glow.config import GlowConfig, LayersConfig, LinearName, SelfNormConfig
+from flow_apps.experiments.glow.mle import MLE_PRESETS
 from flow_apps.registry import Preset
 
 
@@ -308,5 +309,6 @@ PRESETS: tuple[Preset[GlowConfig], ...] = (
     *_self_normalizing_glows(),
     *_inverse_flows(),
     *_other_convolutions(),
+    *MLE_PRESETS,
 )
 """Presets of the papers."""

@@ -14,11 +14,12 @@ from flow_data import WHOLE
 from torch import Tensor
 
 from flow_apps.experiments.glow.config import GlowConfig
-from flow_apps.experiments.glow.loss import SurrogateLoss
+from flow_apps.experiments.glow.loss import LabelledLoss, SurrogateLoss
 from flow_apps.figures.filters import draw_filters
 from flow_apps.figures.images import draw_above
 from flow_apps.parts.images import PICTURES, ImageBatches, ImageFigures, ImageTests
 from flow_apps.parts.sampling import draw_samples
+from flow_apps.parts.stability import SPLIT, Stability, StabilityFigures
 from flow_apps.timing import Timing, time_calls
 from flow_apps.training import Batch, Loss, Tested, Tests, Workers
 
@@ -45,14 +46,21 @@ class GlowTests(Tests):
         self.images = images
         self.loss = loss
         self.data = data
-        self.splits = images.splits
         self.model: Dequantized = images.model
+        self.stability = Stability(self.model.flow.bijection, self._points, config.stability)
+        self.splits = (*images.splits, SPLIT) if config.stability.every else images.splits
+        self._of_last_weights: dict[str, float] = {}
 
     def evaluate(self, split: str, step: int, workers: Workers) -> dict[str, float]:
-        """Bits per dimension; the surrogate if trained on it; layers of validation images."""
+        """Bits per dimension; what else it is trained on; layers of validation images.
+
+        Stability is a split of its own.
+        """
+        if split == SPLIT:
+            return self._stability_figures(step, workers)
         results = self.images.evaluate(split, step, workers)
-        if isinstance(self.loss, SurrogateLoss):
-            results |= self._surrogate_figures(split)
+        if isinstance(self.loss, SurrogateLoss | LabelledLoss):
+            results |= self._further_figures(split)
         if self.config.verbose and split == "validation":
             results |= self._layer_figures()
         return results
@@ -62,7 +70,7 @@ class GlowTests(Tests):
         return self.images.test(workers)
 
     def audit(self) -> Mapping[str, object]:
-        """Round trip, bounds of the growth of inverses, and times if asked for."""
+        """Round trip, stability, bounds of the growth of inverses, and times if asked for."""
         bounds = {
             name: layer.growth_bound()
             for name, layer in self.model.flow.bijection.named_modules()
@@ -70,15 +78,31 @@ class GlowTests(Tests):
         }
         times = {name: asdict(timing) for name, timing in self._timings().items()}
         found = {"growth_bound": bounds, "timing": times}
-        return {**self.images.audit(), **{name: value for name, value in found.items() if value}}
+        known = {**self.images.audit(), **self._of_last_weights}
+        return {**known, **{name: value for name, value in found.items() if value}}
 
     def diagnose(self) -> Diagnostics:
         """Round trips, log-determinants and bounds, of a few images."""
         return self.images.diagnose()
 
-    def _surrogate_figures(self, split: str) -> dict[str, float]:
-        images = self.images.part(split).take(slice(self.images.config.test_batch_size))
-        _, scalars = self.loss(Batch(self.images.on_device(images)))
+    def _stability_figures(self, step: int, workers: Workers) -> dict[str, float]:
+        """Round trips and singular values where they are due."""
+        iterations = self.config.training.iterations
+        if not self.config.stability.due(step, iterations):
+            return {}
+        measured = self.stability.measure(workers)
+        if step == iterations:
+            self._of_last_weights = measured
+        return measured
+
+    def _points(self, count: int) -> Tensor:
+        return self.images.points(self.images.part("validation"), count)
+
+    def _further_figures(self, split: str) -> dict[str, float]:
+        """What a batch of images says of the loss, without penalties."""
+        part, few = self.images.part(split), slice(self.images.config.test_batch_size)
+        x, y = (self.images.on_device(values) for values in (part.take(few), part.labels[few]))
+        _, scalars = self.loss(Batch(x, y))
         return {name: float(value) for name, value in scalars.items()}
 
     def _layer_figures(self) -> dict[str, float]:
@@ -131,6 +155,8 @@ class GlowFigures:
         self.images.draw(folder, step)
         if kernels := filters(self.model):
             draw_filters(kernels, folder / f"filters_{step:06d}.png")
+        if self.config.stability.every:
+            StabilityFigures().draw(folder, step)
         if self.surrogate and self.config.self_norm.approximate_samples:
             self._draw_approximate(folder / f"exact_above_approximate_{step:06d}.png")
 

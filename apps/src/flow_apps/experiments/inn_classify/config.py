@@ -135,8 +135,4 @@ class InnClassifyConfig:
         kappa, least = self.condition, max(self.std) / min(self.std)
         possible = least < kappa < inf
         require(possible, f"condition: expected above {least:.4g}, that of std, got {kappa}")
-        every, evaluate_every = self.stability.every, self.training.evaluate_every
-        require(
-            every % evaluate_every == 0,
-            f"stability.every: expected a multiple of evaluate_every={evaluate_every}, got {every}",
-        )
+        self.stability.require_multiple_of(self.training.evaluate_every)

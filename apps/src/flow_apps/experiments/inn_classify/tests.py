@@ -51,11 +51,11 @@ class InnTests(Tests):
         """Of classes at every evaluation; of stability where it is due, and in the end."""
         if split != SPLIT:
             return self.classes.evaluate(split, step, workers)
-        ends = step == self.config.training.iterations
-        if not ends and step % self.config.stability.every:
+        iterations = self.config.training.iterations
+        if not self.config.stability.due(step, iterations):
             return {}
         measured = self.stability.measure(workers)
-        if ends:
+        if step == iterations:
             self._of_last_weights = measured
         return measured
 

@@ -10,6 +10,7 @@ from flow_core.models.classifiers import (
 )
 from flow_core.models.config import ContractiveConfig, DequantizerConfig, FlowConfig
 from flow_core.models.dequantizers import image_dequantizer
+from flow_core.models.labelled import Labelled, LabelledFlow
 from flow_core.models.latent_classifier import LatentClassifier, Latents
 from flow_core.models.resnets import ContractiveResNet, ResNetConfig
 
@@ -21,6 +22,8 @@ __all__ = [
     "FlowClassifier",
     "FlowConfig",
     "HybridModel",
+    "Labelled",
+    "LabelledFlow",
     "LatentClassifier",
     "Latents",
     "ResNetConfig",
