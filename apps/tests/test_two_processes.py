@@ -100,6 +100,34 @@ def test_training_and_tests_are_those_of_one(
         assert found == pytest.approx(wanted, abs=1e-4)
 
 
+GAN = (
+    *("digits-flowgan-hybrid", "--batch-size", 8, "--iterations", 3, "--test-size", 30),
+    *("--set", "block_size=1", "--set", "coupling_width=4", "--set", "discriminator.width=4"),
+    *("--set", "optimizer.name=sgd", "--lr", 1e-3, "--set", "stability.jacobians=1"),
+    *("--set", "evaluate_every=1", "--set", "stability.every=3", "--set", "samples=30"),
+    *("--set", "validation_size=20", "--set", "test_batch_size=7", "--set", "weights.entropy=1e-3"),
+    "--set",
+    'further_optimizers=[{"name": "sgd", "learning_rate": 0.05, "turn": "discriminator",'
+    ' "parameters": ["discriminator.*"]}]',
+)
+
+
+def test_generator_and_discriminator_are_those_of_one_process(
+    cli: Cli, in_child: Child, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = cli("flowgan", *GAN, "--out", one)
+    assert alone.exit_code == 0, alone.output
+    assert together(in_child, "flowgan", *GAN, "--out", two) == [0, 0]
+    expected = weights(one)
+    for name, value in weights(two).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    for first, second in zip(evaluations(one), evaluations(two), strict=True):
+        assert first.keys() == second.keys()
+        if first["split"] == "validation":
+            assert first["bits_per_dim"] == pytest.approx(second["bits_per_dim"], abs=1e-4)
+
+
 @pytest.mark.parametrize(("experiment", "options"), [("toy2d", TOY), ("image", DIGITS)])
 def test_an_evaluation_is_that_of_one_process_to_the_last_bit(
     cli: Cli, in_child: Child, tmp_path: Path, experiment: str, options: Any

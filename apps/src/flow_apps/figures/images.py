@@ -54,10 +54,11 @@ def draw_beside(panels: Mapping[str, UnitImages], path: Path) -> None:
 
 
 def plot_images(axes: "Axes", images: UnitImages, columns: int) -> None:
-    """Images with values in [0, 1] in axes without ticks, so many in a row."""
+    """Images with values in [0, 1] in axes without ticks, so many in a row; NaN is grey."""
     from torchvision.utils import make_grid  # noqa: PLC0415 (takes longer than all else here)
 
-    sheet = make_grid(images.detach().float().cpu().clamp(0, 1), nrow=columns, pad_value=_GAP)
+    shown = images.detach().float().cpu().nan_to_num(nan=_GAP).clamp(0, 1)
+    sheet = make_grid(shown, nrow=columns, pad_value=_GAP)
     axes.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_axis_off()
 

@@ -84,13 +84,13 @@ class ImageTests(Tests):
 
     def evaluate(self, split: str, step: int, workers: Workers) -> dict[str, float]:
         """Mean bits per dimension from one draw of the noise, and its standard error."""
-        return mean_of("bits_per_dim", self.bits(self._log_likelihoods(split, 1, workers)))
+        return mean_of("bits_per_dim", self.bits(self.log_likelihoods(split, 1, workers)))
 
     def test(self, workers: Workers) -> Tested:
         """Every test image, the mean over draws of the noise."""
         config = self.config
         samples = config.importance_samples
-        values = self._log_likelihoods("test", config.test_draws, workers, samples)
+        values = self.log_likelihoods("test", config.test_draws, workers, samples)
         return Tested("log_likelihoods", values, "bits_per_dim", self.bits(values))
 
     def audit(self) -> Mapping[str, object]:
@@ -121,10 +121,10 @@ class ImageTests(Tests):
     def _points(self, count: int) -> Tensor:
         return self.points(self.images.test, count)
 
-    def _log_likelihoods(
+    def log_likelihoods(
         self, split: str, draws: int, workers: Workers, samples: int = 1
-    ) -> Tensor:
-        """Mean over draws of the bound of the log-likelihood of every image."""
+    ) -> Float[Tensor, " count"]:
+        """Mean over draws of the bound of the log-likelihood of every image, in nats."""
         images, size = self.part(split), self.config.test_batch_size
         using = self.using.of(split)
 
