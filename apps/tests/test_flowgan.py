@@ -294,7 +294,7 @@ def test_a_judge_counts_confident_samples_of_all_and_classes_of_finite_ones() ->
     classifier = DigitClassifier(DIGITS, 10, mean=(0.3,), std=(0.01,)).eval()
     samples = torch.rand(6, *DIGITS)
     samples[4, 0, 0, 0], samples[5, 0, 1, 1] = torch.nan, torch.inf
-    probabilities = classifier(samples[:4]).softmax(1)
+    probabilities = classifier(samples[:4]).softmax(1).detach()
     likeliest = probabilities.amax(1).sort().values
     judge = Judge(classifier, float(likeliest[1:3].mean()))
     figures = judge.figures(judge.verdicts(samples))
@@ -414,6 +414,7 @@ def test_evaluations_tell_likelihood_stability_and_what_samples_look_like(
     }
     summary = json.loads((run / "summary.json").read_text())
     assert summary["samples_condition"] == at_end["condition"]
+    assert summary["test_not_finite"] == 0
     assert {path.name for path in (run / "figures").iterdir()} >= {
         "samples_000003.png",
         "stability.png",

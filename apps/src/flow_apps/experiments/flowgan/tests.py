@@ -61,8 +61,10 @@ class FlowGanTests(Tests):
         return found
 
     def test(self, workers: Workers) -> Tested:
-        """Every test image, the mean over draws of the noise."""
-        return self.images.test(workers)
+        """Every test image, the mean over draws of the noise; it is finite if all of them are."""
+        tested = self.images.test(workers)
+        self._last["test_not_finite"] = float((~tested.values.isfinite()).sum())
+        return tested
 
     def audit(self) -> Mapping[str, object]:
         """What images it was trained on, and the last figures of stability and samples."""
