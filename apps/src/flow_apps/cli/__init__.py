@@ -7,6 +7,7 @@ are had at once.
 from flow_apps.cli.data import data
 from flow_apps.cli.importing import import_published
 from flow_apps.cli.listing import add_listing
+from flow_apps.cli.outliers import ood
 from flow_apps.cli.results import evaluate, sample, stability
 from flow_apps.cli.training import add_training, new_app
 
@@ -16,7 +17,8 @@ add_listing(app)
 app.command()(evaluate)
 app.command()(sample)
 app.command()(stability)
+app.command()(ood)
 app.command("import")(import_published)
 app.add_typer(data, name="data")
 
-__all__ = ["app", "data", "evaluate", "import_published", "sample", "stability"]
+__all__ = ["app", "data", "evaluate", "import_published", "ood", "sample", "stability"]

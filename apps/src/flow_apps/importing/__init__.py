@@ -6,6 +6,7 @@ from flow_apps.importing.folder import (
     is_imported,
     load_imported,
 )
+from flow_apps.importing.images import imported_images
 from flow_apps.importing.layouts import LAYOUTS
 from flow_apps.importing.reading import Published, read_published
 
@@ -14,6 +15,7 @@ __all__ = [
     "Imported",
     "Published",
     "import_checkpoint",
+    "imported_images",
     "is_imported",
     "load_imported",
     "read_published",
