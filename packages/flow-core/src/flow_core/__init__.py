@@ -39,10 +39,15 @@ from flow_core.dequantization import (
 )
 from flow_core.diagnostics import (
     Diagnostics,
+    InverseAttack,
+    InverseErrorBound,
     LayerTrace,
+    ProjectedAscent,
     StabilityReport,
+    attack_inverse,
     diagnose,
     draw_stability,
+    inverse_error_bound,
     stability_report,
     trace_layers,
 )
@@ -150,6 +155,7 @@ from flow_core.regularizers import (
 )
 from flow_core.settings import Settings, Solve
 from flow_core.torch_base import TorchBase
+from flow_core.unrolled import UnrolledSolve
 from flow_core.views import frozen
 
 __all__ = [
@@ -195,7 +201,9 @@ __all__ = [
     "HybridModel",
     "Implicit",
     "InitializationReport",
+    "InverseAttack",
     "InverseConv2d",
+    "InverseErrorBound",
     "Invert",
     "InvertibleMatrix",
     "LUMatrix",
@@ -223,6 +231,7 @@ __all__ = [
     "Padding",
     "Pass",
     "Permutation",
+    "ProjectedAscent",
     "RationalQuadraticSpline",
     "Reconstruction",
     "Report",
@@ -251,9 +260,11 @@ __all__ = [
     "TrainingSurrogate",
     "UniformDequantizer",
     "UniformPadding",
+    "UnrolledSolve",
     "UpperHalfSigmoidScale",
     "VariationalDequantizer",
     "ZeroConv2d",
+    "attack_inverse",
     "bits_per_dim",
     "cinc",
     "contraction_for_condition",
@@ -269,6 +280,7 @@ __all__ = [
     "image_dequantizer",
     "image_flow",
     "initialize",
+    "inverse_error_bound",
     "inverse_flow_unit",
     "inverse_residual",
     "jacobian",

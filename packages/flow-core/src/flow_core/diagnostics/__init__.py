@@ -1,8 +1,17 @@
 """What a trained flow is worth: inversion, solver effort, certified bounds, log-determinants.
 
-`stability_report` measures invertible models of any library, `diagnose` flows of this one.
+`stability_report` measures invertible models of any library, `attack_inverse` looks for samples
+that they bring back wrong, `diagnose` measures flows of this one.
 """
 
+from flow_core.diagnostics.attack import (
+    InverseAttack,
+    InverseErrorBound,
+    ProjectedAscent,
+    StepErrors,
+    attack_inverse,
+    inverse_error_bound,
+)
 from flow_core.diagnostics.bounds import layer_bounds
 from flow_core.diagnostics.checks import LogDetCheck, RoundTrip, log_det_check, round_trip
 from flow_core.diagnostics.invertible import InvertibleMap, Point, invertible_map
@@ -32,22 +41,28 @@ __all__ = [
     "Diagnostics",
     "FiniteErrors",
     "GradientAngle",
+    "InverseAttack",
+    "InverseErrorBound",
     "InvertibleMap",
     "LanczosSpectrum",
     "LayerTrace",
     "LogDetCheck",
     "NotFinite",
     "Point",
+    "ProjectedAscent",
     "RoundTrip",
     "RoundTripErrors",
     "SingularValues",
     "Spectrum",
     "StabilityPart",
     "StabilityReport",
+    "StepErrors",
+    "attack_inverse",
     "block_bounds",
     "diagnose",
     "draw_stability",
     "gradient_angle",
+    "inverse_error_bound",
     "invertible_map",
     "layer_bounds",
     "log_det_check",

@@ -42,6 +42,11 @@ def trained(model: object) -> list[Tensor]:
     return [t for t in _tensors(model) if t.requires_grad and t.is_leaf]
 
 
+def modules_in(model: object) -> Iterator[nn.Module]:
+    """All modules inside a model, each once."""
+    return (value for value in _reachable(model) if isinstance(value, nn.Module))
+
+
 def cast_to(value: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in a precision, on a device that has it; integers stay as they are."""
     if dtype == torch.float64:
