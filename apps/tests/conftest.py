@@ -10,6 +10,8 @@ import pytest
 import torch
 from flow_apps.cli import app
 from flow_apps.config import OptimizerConfig, TrainingConfig, to_json
+from flow_apps.importing.folder import DESCRIPTION, WEIGHTS
+from flow_apps.importing.glow import GlowLayout, build_glow
 from flow_apps.parts.image_sets import images_as_read
 from flow_apps.training import (
     Batch,
@@ -25,8 +27,12 @@ from flow_apps.training import (
     Workers,
     resume,
 )
+from flow_apps.training.files import write_json
 from flow_apps.training.randomness import generator
+from flow_core.layers import ActNorm
 from flow_data import ImageSet, ImageSplits, Share
+from flow_data.integrity import bytes_checksum
+from safetensors.torch import save
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -205,3 +211,28 @@ def in_child(tmp_path: Path) -> Callable[..., int]:
             os._exit(99)
 
     return start
+
+
+@pytest.fixture
+def imported_glow() -> Callable[[Path], Path]:
+    """The folder of an imported Glow of 3x8x8 images, with random weights."""
+    return _write_glow
+
+
+def _write_glow(folder: Path) -> Path:
+    layout = GlowLayout(image_shape=(3, 8, 8), levels=2, steps=1, width=4)
+    flow = build_glow(layout)
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=drawn))
+    for module in flow.modules():
+        if isinstance(module, ActNorm):
+            module.initialized.fill_(True)
+    weights = save({key: t.contiguous() for key, t in flow.state_dict().items()})
+    folder.mkdir(parents=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    digest = bytes_checksum([weights], "sha256").hexdigest
+    told = {"format": "flow-apps import 1", "layout": "glow", "sizes": to_json(layout)}
+    write_json(folder / DESCRIPTION, {**told, "sha256": digest})
+    return folder

@@ -10,51 +10,25 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from flow_apps.config import to_json
 from flow_apps.errors import CheckpointError, ConfigError
 from flow_apps.figures.outliers import painted
 from flow_apps.importing import imported_images, load_imported
-from flow_apps.importing.folder import DESCRIPTION, WEIGHTS
-from flow_apps.importing.glow import GlowLayout, build_glow
 from flow_apps.outliers import OutliersRequest, compare_on_sets
 from flow_apps.outliers.measuring import dequantization_noise, measure
 from flow_apps.outliers.sets import load_set, require_sets
 from flow_apps.outliers.subjects import Subject, load_subject
 from flow_apps.outliers.table import row_of, statistics
 from flow_apps.training import Display
-from flow_apps.training.files import write_json
 from flow_core import Flow, Settings, StandardNormal
 from flow_core.bijection import Bijection
 from flow_core.dequantization import Dequantized, UniformDequantizer
-from flow_core.layers import ActNorm
 from flow_core.passes import Pass
 from flow_data import DataError, ImageSet, noise_images
-from flow_data.integrity import bytes_checksum
-from safetensors.torch import save
 from torch import Tensor
 
 Cli = Callable[..., Any]
+ImportedGlow = Callable[[Path], Path]
 SHAPE = (3, 8, 8)
-
-
-def imported(folder: Path, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Path:
-    """The folder of an imported Glow with random weights."""
-    layout = GlowLayout(image_shape=shape, levels=2, steps=1, width=4)
-    flow = build_glow(layout)
-    drawn = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=drawn))
-    for module in flow.modules():
-        if isinstance(module, ActNorm):
-            module.initialized.fill_(True)
-    weights = save({key: t.contiguous() for key, t in flow.state_dict().items()})
-    folder.mkdir(parents=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    digest = bytes_checksum([weights], "sha256").hexdigest
-    told = {"format": "flow-apps import 1", "layout": "glow", "sizes": to_json(layout)}
-    write_json(folder / DESCRIPTION, {**told, "sha256": digest})
-    return folder
 
 
 def request(*sets: str, **options: Any) -> OutliersRequest:
@@ -105,9 +79,9 @@ def test_nan_and_inf_are_counted_apart_and_in_no_mean() -> None:
     assert nothing.finite == 0
 
 
-def test_bits_have_the_unit_of_the_integers(tmp_path: Path) -> None:
+def test_bits_have_the_unit_of_the_integers(imported_glow: ImportedGlow, tmp_path: Path) -> None:
     """The published evaluation leaves D·log 256 out, which is 8 bits a value."""
-    folder = imported(tmp_path / "glow")
+    folder = imported_glow(tmp_path / "glow")
     model = subject(folder)
     images = noise_images("uniform", 6, SHAPE)
     found = measure(model, images, request()).images.bits
@@ -118,8 +92,10 @@ def test_bits_have_the_unit_of_the_integers(tmp_path: Path) -> None:
     torch.testing.assert_close(found, density + 8, rtol=0, atol=1e-4)
 
 
-def test_no_image_depends_on_its_batch_nor_on_the_default_generator(tmp_path: Path) -> None:
-    model, images = subject(imported(tmp_path / "glow")), noise_images("gaussian", 7, SHAPE)
+def test_no_image_depends_on_its_batch_nor_on_the_default_generator(
+    imported_glow: ImportedGlow, tmp_path: Path
+) -> None:
+    model, images = subject(imported_glow(tmp_path / "glow")), noise_images("gaussian", 7, SHAPE)
     results = []
     for size, seed in ((7, 0), (1, 5), (3, 9)):
         torch.manual_seed(seed)
@@ -131,21 +107,23 @@ def test_no_image_depends_on_its_batch_nor_on_the_default_generator(tmp_path: Pa
     assert not torch.allclose(other.bits, results[0].bits, atol=1e-5)
 
 
-def test_imports_as_distributions_of_integers(tmp_path: Path) -> None:
-    model = imported_images(imported(tmp_path / "glow"))
+def test_imports_as_distributions_of_integers(imported_glow: ImportedGlow, tmp_path: Path) -> None:
+    model = imported_images(imported_glow(tmp_path / "glow"))
     assert (model.levels, tuple(model.event_shape), model.training) == (256, SHAPE, False)
     with pytest.raises(CheckpointError):
         imported_images(tmp_path)
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_runs_and_imports_in_one_table(cli: Cli, tmp_path: Path) -> None:
+def test_runs_and_imports_in_one_table(
+    imported_glow: ImportedGlow, cli: Cli, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     small = ("--set", "scales=[1]", "--set", "dense_blocks=0", "--set", "growth=4")
     short = ("--set", "depth=1", "--set", "test_draws=1", "--set", "block=residual")
     power = ("--set", "test_power_iterations=5", "--batch-size", 8, "--iterations", 1)
     assert cli("image", *small, *short, *power, "--out", run).exit_code == 0
-    glow, out = imported(tmp_path / "glow"), tmp_path / "table"
+    glow, out = imported_glow(tmp_path / "glow"), tmp_path / "table"
     measured = ("--images", 4, "--jacobians", 1, "--trips", 2, "--pictures", 2)
     result = cli("ood", run, glow, "--sets", "digits, uniform", "--out", out, *measured)
     assert result.exit_code == 0, result.output
@@ -188,9 +166,9 @@ def test_runs_and_imports_in_one_table(cli: Cli, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    cli: Cli, tmp_path: Path, options: tuple[object, ...], message: str
+    imported_glow: ImportedGlow, cli: Cli, tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
-    result = cli("ood", imported(tmp_path / "glow"), *options)
+    result = cli("ood", imported_glow(tmp_path / "glow"), *options)
     assert result.exit_code == 1
     assert message in result.output
     assert "Traceback" not in result.output
@@ -212,8 +190,10 @@ def test_files_are_fitted_to_the_model(tmp_path: Path) -> None:
         load_set("tensor:none.t7", SHAPE, 256, count=1, seed=0, root="", own=None)
 
 
-def test_one_model_needs_no_folder_and_several_do(tmp_path: Path) -> None:
-    folders = [imported(tmp_path / name / "glow") for name in ("a", "b")]
+def test_one_model_needs_no_folder_and_several_do(
+    imported_glow: ImportedGlow, tmp_path: Path
+) -> None:
+    folders = [imported_glow(tmp_path / name / "glow") for name in ("a", "b")]
     with pytest.raises(ConfigError, match="give --out"):
         compare_on_sets(folders, request())
     with pytest.raises(ConfigError, match="folders of different names"):

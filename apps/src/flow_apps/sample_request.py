@@ -1,7 +1,8 @@
 """Which sheets of a trained run are wanted."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,6 +32,7 @@ class SampleRequest:
         data_root: Where real images are now; None for where they were.
         save_each: Whether every image of a sheet is written by itself too.
         out: Folder for the files; None for `samples/` in the run folder.
+        images: Of an imported checkpoint the set of real images, as fields of `ImagesConfig`.
     """
 
     sheets: tuple[Sheet, ...] = ("samples",)
@@ -45,6 +47,7 @@ class SampleRequest:
     data_root: str | None = None
     save_each: bool = False
     out: Path | None = None
+    images: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("pairs", 1), ("steps", 2)):

@@ -15,10 +15,9 @@ from flow_solvers import BoundMap, Fallback, Solution, Tolerance, default_solver
 from torch import Tensor
 
 from flow_apps.errors import ConfigError, RunFolderError
-from flow_apps.loading import LoadedRun, load_run
-from flow_apps.own_data import moved, reading_own_data
 from flow_apps.parts.sampling import draw_samples
 from flow_apps.sample_request import SampleRequest, Sheet
+from flow_apps.sample_source import SampleSource, load_source
 from flow_apps.sheets import ImageSheets, draw_sheet, write_each
 from flow_apps.training import Display
 from flow_apps.training.failure import solver_failures
@@ -80,39 +79,24 @@ def draw_sheets(path: Path, request: SampleRequest) -> Sampled:
     """
     display = Display()
     with display.phase("loading"):
-        run = load_run(path, checkpoint=request.checkpoint, device=request.device)
-    run.say_if_unfinished(display)
-    flow = _flow(run)
-    _require_images(run, request)
-    places = _free_places(request.out or run.folder.path / "samples", request)
-    real = _real_images(run, request)
+        source = load_source(path, request, display)
+    flow = source.flow
+    _require_images(source, request)
+    places = _free_places(request.out or source.path / "samples", request)
+    real = _real_images(source, request)
     seeded = isolated(torch.device(request.device), request.seed, "samples")
-    watched = solver_failures(run.step, "sampling")
+    watched = solver_failures(source.step, "sampling")
     with torch.no_grad(), seeded, watched, record(flow) as report:
         with display.phase("sampling"):
-            contents, error = _contents(run, real, request)
+            contents, error = _contents(source, real, request)
         for sheet, place in places.items():
-            _write(run, sheet, contents[sheet], place)
+            _write(source, sheet, contents[sheet], place)
     missed = sum(block.failures for block in report.summary().values())
     files = [file for place in places.values() for file in place if file is not None]
     return Sampled(files, missed, report.breakage.samples, str(report.breakage), error)
 
 
-def _flow(run: LoadedRun) -> Flow:
-    """The distribution of real vectors or images.
-
-    Raises:
-        ConfigError: If the run has none that is worth sampling.
-    """
-    found = run.distribution()
-    if run.builders.draw_samples is None or found is None:
-        raise ConfigError(
-            f"{run.folder.path} is a run of {run.experiment.name}: there is nothing to sample"
-        )
-    return found.flow if isinstance(found, Dequantized) else found
-
-
-def _require_images(run: LoadedRun, request: SampleRequest) -> None:
+def _require_images(source: SampleSource, request: SampleRequest) -> None:
     """Refuse sheets of images where there are none.
 
     Raises:
@@ -120,14 +104,14 @@ def _require_images(run: LoadedRun, request: SampleRequest) -> None:
     """
     wanted: list[str] = [sheet for sheet in request.sheets if sheet != "samples"]
     wanted += ["save_each"] if request.save_each else []
-    if wanted and run.builders.images is None:
+    if wanted and source.images is None:
         raise ConfigError(
-            f"{', '.join(wanted)}: expected a run with images, {run.folder.path} is a run of "
-            f"{run.experiment.name}; leave that out to draw its samples"
+            f"{', '.join(wanted)}: expected a run with images, {source.path} is {source.kind}; "
+            "leave that out to draw its samples"
         )
 
 
-def _real_images(run: LoadedRun, request: SampleRequest) -> Tensor:
+def _real_images(source: SampleSource, request: SampleRequest) -> Tensor:
     """Test images, chosen by the seed alone: none of them are read where none are wanted.
 
     Raises:
@@ -135,11 +119,9 @@ def _real_images(run: LoadedRun, request: SampleRequest) -> Tensor:
         DataError: If they cannot be read.
     """
     wanted = request.real_images
-    if not wanted or run.builders.images is None:
+    if not wanted or source.images is None:
         return torch.empty(0, 1, 1, 1, dtype=torch.uint8)
-    config = moved(run, request.data_root)
-    with reading_own_data():
-        images = run.builders.images(config).test
+    images = source.images()
     if wanted > len(images):
         raise ConfigError(
             f"expected at most the {len(images)} test images of this run, {wanted} are wanted; "
@@ -150,12 +132,12 @@ def _real_images(run: LoadedRun, request: SampleRequest) -> Tensor:
 
 
 def _contents(
-    run: LoadedRun, real: Tensor, request: SampleRequest
+    source: SampleSource, real: Tensor, request: SampleRequest
 ) -> tuple[dict[Sheet, Tensor], float | None]:
     """What is on the sheets, and the largest error of a reconstruction."""
-    flow = _flow(run)
+    flow = source.flow
     using = _limited(flow, request.budget)
-    found = run.distribution()
+    found = source.distribution
     if not isinstance(found, Dequantized):
         samples = draw_samples(flow, request.count, request.temperature, using)
         contents: dict[Sheet, Tensor] = {"samples": samples}
@@ -165,15 +147,15 @@ def _contents(
     return contents, sheets.reconstruction_error()
 
 
-def _write(run: LoadedRun, sheet: Sheet, content: Tensor, places: _Places) -> None:
+def _write(source: SampleSource, sheet: Sheet, content: Tensor, places: _Places) -> None:
     if sheet == "samples":
-        assert run.builders.draw_samples is not None
-        run.builders.draw_samples(content, places.picture)
+        assert source.draw is not None
+        source.draw(content, places.picture)
     else:
         draw_sheet(sheet, content, places.picture)
     write_array(places.numbers, content)
     if places.single is not None:
-        model = run.distribution()
+        model = source.distribution
         assert isinstance(model, Dequantized)
         write_each(content, model.levels, places.single)
 

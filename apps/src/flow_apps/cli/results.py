@@ -13,6 +13,16 @@ from flow_apps.cli.common import (
     RunArgument,
     shown_to_people,
 )
+from flow_apps.config import parse_assignments
+
+ImagesOfImport = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Of an imported checkpoint: which images, data=NAME and what else is under images.",
+    ),
+]
 
 if TYPE_CHECKING:
     from flow_apps.sampling import Sampled
@@ -23,13 +33,21 @@ def evaluate(
     checkpoint: Checkpoint = CheckpointChoice.LAST,
     device: Device = None,
     data_root: DataRoot = None,
+    assignments: ImagesOfImport = None,
 ) -> None:
-    """Test a trained run: its figure of merit with standard error, every sample's, diagnostics."""
+    """Test a trained run: its figure of merit with standard error, every sample's, diagnostics.
+
+    Also an imported checkpoint of images, on the set that has their size or another one.
+    """
     with shown_to_people():
         from flow_apps import evaluating  # noqa: PLC0415 (imports torch)
 
         found = evaluating.evaluate(
-            run_folder, checkpoint=checkpoint.value, device=device or "cpu", data_root=data_root
+            run_folder,
+            checkpoint=checkpoint.value,
+            device=device or "cpu",
+            data_root=data_root,
+            images=parse_assignments(assignments or []),
         )
     if not found.first:
         return
@@ -106,6 +124,7 @@ def sample(  # noqa: PLR0917 (typer passes options by name)
     device: Device = None,
     data_root: DataRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder; RUN_FOLDER/samples without it.")] = None,
+    assignments: ImagesOfImport = None,
 ) -> None:
     """Draw sheets of a trained run, each into a PNG and a npy file; only test images need data."""
     with shown_to_people():
@@ -132,6 +151,7 @@ def sample(  # noqa: PLR0917 (typer passes options by name)
             data_root=data_root,
             save_each=save_each,
             out=out,
+            images=parse_assignments(assignments or []),
         )
         drawn = draw_sheets(run_folder, request)
     _tell(drawn)
