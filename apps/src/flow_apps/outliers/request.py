@@ -1,6 +1,5 @@
 """What is to be measured on which sets of images."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,8 +58,8 @@ class OutliersRequest:
             value = getattr(self, name)
             if value < smallest:
                 raise ConfigError(f"{name}: expected an integer from {smallest} on, got {value}")
-        if self.rtol is not None and not 0 < self.rtol < math.inf:
-            raise ConfigError(f"rtol: expected a positive number, got {self.rtol}")
+        if self.rtol is not None and not 0 < self.rtol < 1:
+            raise ConfigError(f"rtol: expected between 0 and 1, got {self.rtol}")
 
     @property
     def singular_values(self) -> Spectrum | None:
