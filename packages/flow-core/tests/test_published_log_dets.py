@@ -14,6 +14,7 @@ from flow_core import (
     AffineCoupling,
     BoundedExpScale,
     ExpScale,
+    HalfRangeSigmoidScale,
     ScaleFunction,
     SigmoidScale,
     initialize,
@@ -55,9 +56,23 @@ def test_an_actnorm_of_vectors_counts_its_scales_once() -> None:
     assert not torch.allclose(log_det, published.expand(3), rtol=0.1)
 
 
+def test_an_epsilon_of_actnorm_scales_is_in_their_log_det() -> None:
+    torch.manual_seed(0)
+    layer = ActNorm(2, epsilon=0.3, log_scale_bound=math.log(5)).double()
+    x = torch.randn(4, 2, 1, 3, dtype=torch.float64)
+    initialize(layer, 3 * x)
+    y, log_det = layer(x)
+    assert torch.allclose(log_det, exact(layer, x), rtol=1e-12)
+    assert torch.allclose(layer.inverse_and_log_det(y)[1], -log_det, rtol=1e-12)
+    bounded = math.log(5) * torch.tanh(layer.log_scale / math.log(5))
+    assert not torch.allclose(log_det, 3 * bounded.sum().expand(4), rtol=0.1)
+
+
 @pytest.mark.parametrize(
     "scale",
     [
+        HalfRangeSigmoidScale(0.1),  # naffine
+        HalfRangeSigmoidScale(0.0),
         BoundedExpScale(math.log(5), math.log(5)),  # gaffine, of which the published sign is wrong
         SigmoidScale(epsilon=1e-2),
         ExpScale(epsilon=1e-2),

@@ -21,6 +21,8 @@ class TrainingConfig:
     Attributes:
         iterations: Optimizer steps.
         batch_size: Samples a step, over all processes together.
+        initial_batches: Batches that parameters which depend on data are set from before the first
+            step, as one: those of the first steps.
         accumulate: Backward passes of a step, each of an equal part of the batch, one after the
             other: they need as much less memory. Gradients are those of the mean over the batch.
         memory: What training keeps of a pass. stored: all that layers make. checkpointed: inputs of
@@ -58,6 +60,7 @@ class TrainingConfig:
 
     iterations: int = 50_000
     batch_size: int = 500
+    initial_batches: int = 1
     accumulate: int = 1
     memory: MemoryName = "stored"
     memory_layers: int = field(
@@ -93,6 +96,7 @@ class TrainingConfig:
         counts = ("iterations", "log_every", "evaluate_every", "figures_every")
         require_counts(self, *counts, most=10**12)
         require_counts(self, "batch_size", "accumulate", most=10**8)
+        require_counts(self, "initial_batches", most=10**6)
         require_counts(self, "memory_layers", most=10**4)
         grouped = self.memory == "checkpointed" or self.memory_layers == 1
         require(grouped, f"memory_layers: expected memory=checkpointed, got {self.memory}")

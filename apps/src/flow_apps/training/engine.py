@@ -14,7 +14,7 @@ from flow_apps.training.distributed import Ranks
 from flow_apps.training.failure import require_finite_weights, solver_failures
 from flow_apps.training.interruption import StopRequest, stop_on_signals
 from flow_apps.training.metrics import open_loggers
-from flow_apps.training.parts import Parts, Upkeep
+from flow_apps.training.parts import Parts, Upkeep, joined
 from flow_apps.training.progress import Display, StepProgress, Unseen
 from flow_apps.training.randomness import isolated, seed_step
 from flow_apps.training.recovery import Recovery
@@ -106,14 +106,16 @@ class Engine:
             yield Reporter(loggers, self.ranks, self.state.clock, self.state.step)
 
     def _begin(self) -> None:
-        """Step 0: data-dependent initialisation on the first batch, then a checkpoint.
+        """Step 0: data-dependent initialisation on the first batches, then a checkpoint.
 
         Each process has its share of it; layers take statistics of all shares together.
         """
         seeded = isolated(self.ranks.device, self.config.seed, "initialize")
         with self.display.phase("initialising"), torch.no_grad(), seeded:
             share = self.ranks.share(self.config.batch_size)
-            batch = self.parts.data.batch(1, share).to(self.ranks.device)
+            steps = range(1, self.config.initial_batches + 1)
+            batch = joined([self.parts.data.batch(step, share) for step in steps])
+            batch = batch.to(self.ranks.device)
             with solver_failures(0, "initialisation"):
                 self.parts.loss.initialize(batch)
         self.state.start_average()

@@ -53,6 +53,18 @@ class Batch(NamedTuple):
         return Batch(share.of(self.x), y, noise, self.step)
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The samples of several steps as a batch that is of none."""
+    if len(batches) == 1:
+        return batches[0]
+    x, y, noise = (
+        None if any(part is None for part in parts) else torch.cat([*parts])
+        for parts in zip(*(batch[:3] for batch in batches), strict=True)
+    )
+    assert x is not None
+    return Batch(x, y, noise)
+
+
 @runtime_checkable
 class Data(Protocol):
     """Where the batches of a run come from."""

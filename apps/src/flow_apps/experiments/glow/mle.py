@@ -39,7 +39,7 @@ _BOUNDED = {
 }
 
 _FULL = GlowConfig(
-    images=ImagesConfig(data="cifar10", augment="cifar", validation_size=1000),
+    images=ImagesConfig(data="cifar10", augment="crop", validation_size=1000),
     flow=_RELEASED,
     stability=StabilityConfig(every=1000, images=64),
     training=TrainingConfig(
@@ -51,6 +51,7 @@ _FULL = GlowConfig(
             weight_decay=5e-5,
             schedule=ScheduleConfig(warmup=5 * _EPOCH),
         ),
+        initial_batches=10,
         evaluate_every=1000,
         figures_every=1000,
     ),
