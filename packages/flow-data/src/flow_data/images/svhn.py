@@ -134,7 +134,10 @@ def _arrays(path: Path, content: bytes) -> tuple[npt.NDArray[np.uint8], npt.NDAr
         from scipy.io import loadmat  # noqa: PLC0415 (needed for these files alone)
     except ImportError as error:
         raise DataError(
-            path, "scipy to read .mat files", str(error), 'pip install scipy, or "flow-data[matlab]"'
+            path,
+            "scipy to read .mat files",
+            str(error),
+            'pip install scipy, or "flow-data[matlab]"',
         ) from error
     try:
         entries = cast("dict[str, object]", loadmat(io.BytesIO(content), variable_names=["X", "y"]))
