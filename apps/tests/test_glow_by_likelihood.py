@@ -151,7 +151,6 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
         "coupling_bound=1",
         "coupling_coeff=0.5",
         "y_weight=1",
-        "regularizers.density=1",
         "alpha=0.1",
     ],
 )
