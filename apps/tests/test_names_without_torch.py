@@ -13,12 +13,24 @@ from flow_apps.errors import ConfigError
 from flow_apps.experiments import EXPERIMENTS, all_presets, find_preset
 from flow_apps.experiments.fit1d.config import TargetName
 from flow_apps.experiments.glow.config import GlowConfig, LayersConfig, ReconstructionName
-from flow_apps.experiments.image.config import BlockOfImages, NetOfImages
+from flow_apps.experiments.image.config import (
+    ActivationOfCoupling,
+    BlockOfImages,
+    NetOfImages,
+    OrderOfCoupling,
+    ScaleOfCoupling,
+)
 from flow_apps.experiments.toy2d.config import DensityName
 from flow_apps.registry import Experiment, Preset, register
 from flow_core import FlowConfig
 from flow_core.layers import Reconstruction
-from flow_core.models.config import Block, Net
+from flow_core.models.config import (
+    ActivationOfCouplings,
+    Block,
+    Net,
+    OrderOfCouplings,
+    ScaleOfCouplings,
+)
 from flow_data import TARGETS, TOY_DENSITIES
 from flow_logdet import PUBLISHED
 
@@ -73,6 +85,9 @@ def test_mistakes_are_answered_before_torch_is_imported(
         (TargetName, TARGETS),
         (BlockOfImages, get_args(Block)),
         (NetOfImages, get_args(Net)),
+        (ScaleOfCoupling, get_args(ScaleOfCouplings)),
+        (OrderOfCoupling, get_args(OrderOfCouplings)),
+        (ActivationOfCoupling, get_args(ActivationOfCouplings)),
         (ReconstructionName, get_args(Reconstruction)),
         (EstimatorName, ["default", "exact", "krylov", "one-probe", *PUBLISHED]),
     ],

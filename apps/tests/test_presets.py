@@ -126,7 +126,7 @@ def image(name: str) -> ImageConfig:
 
 
 _IMAGES = {p.name: p.published for p in EXPERIMENTS["image"].presets}
-_PUBLISHED = [name for name, published in _IMAGES.items() if published]
+_PUBLISHED = [name for name, published in _IMAGES.items() if "train_img.py" in published]
 _ACTIVATIONS = {"CPila": "cpila", "CLipSwish": "clipswish", "swish": "lipswish"}
 
 

@@ -17,6 +17,7 @@ from flow_core.layers import (
     ActNorm,
     AffineCoupling,
     BoundedExpScale,
+    CheckerboardCoupling,
     HalfRangeSigmoidScale,
     InverseConv2d,
     MaskedConv2d,
@@ -25,6 +26,7 @@ from flow_core.layers import (
     ScaleFunction,
     SigmoidScale,
     Squeeze,
+    UpperHalfSigmoidScale,
 )
 from flow_core.lipschitz import update_lipschitz
 from flow_core.maps import FeedForwardNet
@@ -33,7 +35,7 @@ from flow_core.models.config import ActivationName, Block, CouplingKind, Linear,
 from flow_core.settings import Settings, Solve
 from flow_logdet import Exact
 from flow_solvers import Tolerance
-from torch import Tensor
+from torch import Tensor, nn
 
 SHAPE = (1, 4, 4)
 SMALL = FlowConfig(block_size=1, coupling_width=4, alpha=0.05)
@@ -149,6 +151,14 @@ def test_log_prob_counts_every_log_det_once(config: FlowConfig) -> None:
         },
         {"block": "coupling", "scales": (2, 4), "dense_blocks": 2, "width": 4, "dense_width": 3},
         {"block": "coupling", "factor_out": True, "scales": (1, 5), "width": 4},
+        {
+            "block": "coupling",
+            "scales": (3, 3),
+            "width": 4,
+            "coupling_order": "checkerboards-first",
+            "coupling_scale": "upper-half-of-channels",
+            "coupling_activation": "elu",
+        },
     ],
     ids=str,
 )
@@ -171,6 +181,34 @@ def test_where_squeezes_lie_and_what_leaves() -> None:
     assert kinds[0] == [Squeeze, ActNorm, Monotone, ActNorm, Squeeze]
     assert kinds[1] == [Monotone, ActNorm, Squeeze]
     assert kinds[2] == [Monotone, ActNorm, Reshape, Monotone, ActNorm, Reshape]
+
+
+@pytest.mark.parametrize(
+    ("scale", "of_checkerboards", "of_channels"),
+    [
+        ("sigmoid", SigmoidScale, SigmoidScale),
+        ("upper-half-sigmoid", UpperHalfSigmoidScale, UpperHalfSigmoidScale),
+        ("upper-half-of-channels", SigmoidScale, UpperHalfSigmoidScale),
+    ],
+)
+def test_checkerboards_come_first_and_have_the_scales_that_they_are_told(
+    scale: Any, of_checkerboards: type, of_channels: type
+) -> None:
+    config = replace(
+        FEW,
+        block="coupling",
+        scales=(3, 2),
+        dense_blocks=1,
+        coupling_order="checkerboards-first",
+        coupling_scale=scale,
+        coupling_activation="elu",
+    )
+    layers = list(image_flow(config, SHAPE).modules())
+    couplings = [m for m in layers if isinstance(m, CheckerboardCoupling | AffineCoupling)]
+    assert [type(m) for m in couplings] == [CheckerboardCoupling] * 3 + [AffineCoupling] * 3
+    assert [type(m.scale) for m in couplings] == [of_checkerboards] * 3 + [of_channels] * 3
+    assert [cast("CheckerboardCoupling", m).still for m in couplings[:3]] == [0, 1, 0]
+    assert not any(isinstance(m, nn.ReLU) for m in layers)
 
 
 def test_implicit_blocks_have_two_maps_of_their_own() -> None:

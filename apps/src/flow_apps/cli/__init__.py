@@ -4,6 +4,7 @@ Everything heavy is imported by the command that needs it, so that help, lists a
 are had at once.
 """
 
+from flow_apps.cli.attacking import attack
 from flow_apps.cli.data import data
 from flow_apps.cli.importing import import_published
 from flow_apps.cli.listing import add_listing
@@ -18,7 +19,8 @@ app.command()(evaluate)
 app.command()(sample)
 app.command()(stability)
 app.command()(ood)
+app.command()(attack)
 app.command("import")(import_published)
 app.add_typer(data, name="data")
 
-__all__ = ["app", "data", "evaluate", "import_published", "ood", "sample", "stability"]
+__all__ = ["app", "attack", "data", "evaluate", "import_published", "ood", "sample", "stability"]

@@ -19,10 +19,14 @@ from flow_apps.config.neighbours import OtherThan, any_of, only_with
 
 BlockOfImages: TypeAlias = Literal["monotone", "residual", "implicit", "coupling"]
 NetOfImages: TypeAlias = Literal["dense", "feedforward"]
+ScaleOfCoupling: TypeAlias = Literal["sigmoid", "upper-half-sigmoid", "upper-half-of-channels"]
+OrderOfCoupling: TypeAlias = Literal["in-turns", "checkerboards-first"]
+ActivationOfCoupling: TypeAlias = Literal["relu", "elu"]
 PaddingNoise: TypeAlias = Literal["uniform", "normal"]
 
 _CONTRACTIVE = ("monotone", "residual", "implicit")
 _BLOCKS = ("block", _CONTRACTIVE)
+_COUPLINGS = only_with(("block", ("coupling",)))
 _DENSE, _FEEDFORWARD = ("net", ("dense",)), ("net", ("feedforward",))
 _WIDE = any_of(_FEEDFORWARD, ("block", ("coupling",)))
 _FLATTENED = ("dense_blocks", OtherThan(0))
@@ -57,6 +61,12 @@ class ImageConfig:
         mean: Of every channel in [0, 1], or one for all: images are standardised with mean and std,
             as published for hybrid flows; none for the logit transform.
         std: Standard deviations that belong to the means.
+        coupling_scale: Scale function of couplings: σ(r + 2); ½·σ(r + 2) + ½, with which inverses
+            stretch by less than two each; or the latter for halves of channels only, as published
+            for the attack on inverses.
+        coupling_order: Checkerboards and halves of the channels take turns on every scale, or the
+            first scale has the checkerboards.
+        coupling_activation: Inside of couplings.
         squeeze_first: Whether the first scale works on halved images already.
         factor_out: Whether half of the channels leave after every scale but the last.
         padding: Channels of noise beside those of the images, that the flow models too.
@@ -89,6 +99,9 @@ class ImageConfig:
     alpha: float = field(default=0.05, metadata=only_with(("mean", ([],))))
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    coupling_scale: ScaleOfCoupling = field(default="sigmoid", metadata=_COUPLINGS)
+    coupling_order: OrderOfCoupling = field(default="in-turns", metadata=_COUPLINGS)
+    coupling_activation: ActivationOfCoupling = field(default="relu", metadata=_COUPLINGS)
     squeeze_first: bool = False
     factor_out: bool = False
     padding: int = 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 from flow_apps.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from flow_apps.config.contraction import BlockName, ContractionConfig
 from flow_apps.config.images import ImagesConfig
+from flow_apps.experiments.image.attacked import ATTACKED
 from flow_apps.experiments.image.compared import COMPARED
 from flow_apps.experiments.image.config import ImageConfig
 from flow_apps.experiments.image.published import PUBLISHED
@@ -60,5 +61,5 @@ def _images() -> Iterator[Preset[ImageConfig]]:
         yield Preset(f"mnist-{name}", mnist, f"MNIST, {summary}")
 
 
-PRESETS = (*_images(), *COMPARED, *PUBLISHED)
-"""Small models for one machine, then the published ones."""
+PRESETS = (*_images(), *COMPARED, *ATTACKED, *PUBLISHED)
+"""Small models for one machine, those that are attacked, then the published ones."""

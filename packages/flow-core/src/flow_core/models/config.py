@@ -36,6 +36,9 @@ Block: TypeAlias = Literal["monotone", "residual", "implicit", "coupling"]
 BlockOfNoise: TypeAlias = Literal["monotone", "residual", "coupling"]
 Net: TypeAlias = Literal["dense", "feedforward"]
 Noise: TypeAlias = Literal["uniform", "variational"]
+ScaleOfCouplings: TypeAlias = Literal["sigmoid", "upper-half-sigmoid", "upper-half-of-channels"]
+OrderOfCouplings: TypeAlias = Literal["in-turns", "checkerboards-first"]
+ActivationOfCouplings: TypeAlias = Literal["relu", "elu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,13 @@ class ContractiveConfig:
         mean: Of every channel, or one for all: the flow begins by standardising with mean and std;
             none for the logit.
         std: Standard deviations that belong to the means.
+        coupling_scale: Scale function of couplings: σ(r + 2), or ½·σ(r + 2) + ½, whose inverse
+            stretches by less than two; upper-half-of-channels leaves σ(r + 2) to checkerboards, as
+            published in the attack on inverses (Behrmann et al. 2021).
+        coupling_order: in-turns: two checkerboards, then the halves of the channels, on every
+            scale; checkerboards-first: checkerboards on the first scale and halves of the channels
+            on the others.
+        coupling_activation: Between the layers of their conditioners.
         landmarks: Whether a pass can show what every scale makes, behind the squeeze to the next
             one, for heads on it.
     """
@@ -222,11 +232,16 @@ class ContractiveConfig:
     factor_out: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    coupling_scale: ScaleOfCouplings = "sigmoid"
+    coupling_order: OrderOfCouplings = "in-turns"
+    coupling_activation: ActivationOfCouplings = "relu"
     landmarks: bool = False
 
     def __post_init__(self) -> None:
         _require_choice("block", self.block, get_args(Block))
         _require_choice("net", self.net, get_args(Net))
+        for name, choices in _OF_COUPLINGS.items():
+            _require_choice(name, getattr(self, name), choices)
         known_name(self.activation)
         if not self.scales or min(self.scales) < 1:
             raise ValueError(f"scales: expected positive integers, got {self.scales}")
@@ -355,6 +370,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "macow_scale": get_args(ScaleName),
     "macow_form": get_args(MacowForm),
     "activation": get_args(ActivationName),
+}
+_OF_COUPLINGS: dict[str, tuple[str, ...]] = {
+    "coupling_scale": get_args(ScaleOfCouplings),
+    "coupling_order": get_args(OrderOfCouplings),
+    "coupling_activation": get_args(ActivationOfCouplings),
 }
 _OF_VECTORS = ("self-normalizing", "exact", "conv1x1")
 _WITH_TAPS = ("inverse-conv", "inverse-flow-unit", "fincflow", "cincflow", "emerging")

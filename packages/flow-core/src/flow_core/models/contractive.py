@@ -6,22 +6,17 @@ released codes.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from flow_core.bijection import Bijection
 from flow_core.blocks import Implicit, Monotone, Residual
-from flow_core.combinators import Chain
 from flow_core.layers import (
     ActNorm,
-    AffineCoupling,
-    CheckerboardCoupling,
-    Permutation,
-    SigmoidScale,
 )
 from flow_core.maps import DenseNet, FeedForwardNet, LipschitzMap
 from flow_core.models.assembly import Plan, Shape, Split
 from flow_core.models.config import ContractiveConfig
+from flow_core.models.couplings import SizesOfBlock, coupling
 from flow_core.settings import Solve
 
 
@@ -45,7 +40,7 @@ def _blocks_of_images(
     if scale == 0:
         yield from _actnorms(config, channels)
     for i in range(config.scales[scale]):
-        sizes = _Sizes(channels, config.growth, config.width, (height, width))
+        sizes = SizesOfBlock(channels, config.growth, config.width, (height, width), scale)
         yield _block(config, solve, sizes, i, opens=scale == i == 0)
         yield from _actnorms(config, channels)
 
@@ -53,7 +48,7 @@ def _blocks_of_images(
 def _blocks_of_vectors(
     config: ContractiveConfig, solve: Solve | None, size: int
 ) -> Iterator[Bijection]:
-    sizes = _Sizes(size, config.dense_growth, config.dense_width)
+    sizes = SizesOfBlock(size, config.dense_growth, config.dense_width)
     for i in range(config.dense_blocks):
         yield _block(config, solve, sizes, i, opens=False)
         yield from _actnorms(config, size)
@@ -64,29 +59,12 @@ def _actnorms(config: ContractiveConfig, channels: int) -> Iterator[Bijection]:
         yield ActNorm(channels)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Of one block.
-
-    Attributes:
-        channels: That come in and go out.
-        growth: Of dense nets.
-        width: Of feedforward nets and couplings.
-        map_size: Of images; None for vectors.
-    """
-
-    channels: int
-    growth: int
-    width: int
-    map_size: tuple[int, int] | None = None
-
-
 def _block(
-    config: ContractiveConfig, solve: Solve | None, sizes: _Sizes, i: int, *, opens: bool
+    config: ContractiveConfig, solve: Solve | None, sizes: SizesOfBlock, i: int, *, opens: bool
 ) -> Bijection:
     """Block i of its scale; `opens` tells the first one of all."""
     if config.block == "coupling":
-        return _coupling(sizes, i)
+        return coupling(config, sizes, i)
 
     def net() -> LipschitzMap:
         """A map of its own."""
@@ -98,7 +76,7 @@ def _block(
     return (Monotone if config.block == "monotone" else Residual)(net(), solve)
 
 
-def _dense(config: ContractiveConfig, sizes: _Sizes) -> LipschitzMap:
+def _dense(config: ContractiveConfig, sizes: SizesOfBlock) -> LipschitzMap:
     return DenseNet(
         sizes.channels,
         growth=sizes.growth,
@@ -111,7 +89,7 @@ def _dense(config: ContractiveConfig, sizes: _Sizes) -> LipschitzMap:
     )
 
 
-def _feedforward(config: ContractiveConfig, sizes: _Sizes, opens: bool) -> LipschitzMap:
+def _feedforward(config: ContractiveConfig, sizes: SizesOfBlock, opens: bool) -> LipschitzMap:
     return FeedForwardNet(
         sizes.channels,
         [sizes.width] * config.depth,
@@ -122,24 +100,3 @@ def _feedforward(config: ContractiveConfig, sizes: _Sizes, opens: bool) -> Lipsc
         preact=not opens,
         dropout=config.dropout,
     )
-
-
-def _coupling(sizes: _Sizes, i: int) -> Bijection:
-    """Even cells stay, odd ones, the first half of the channels, the last; without either if one.
-
-    Scales are σ(r + 2), as in the released code of Residual Flows.
-    """
-    channels, width, scale = sizes.channels, sizes.width, SigmoidScale()
-    if sizes.map_size is None:
-        return _halves(AffineCoupling.dense(channels, width, scale), channels, i % 2)
-    turn = i % (4 if channels > 1 else 2)
-    if turn < 2:
-        return CheckerboardCoupling.convolutional(channels, width, 0 if turn == 0 else 1, scale)
-    return _halves(AffineCoupling.convolutional(channels, width, scale), channels, turn - 2)
-
-
-def _halves(coupling: AffineCoupling, channels: int, swapped: int) -> Bijection:
-    """The coupling, or with the channels in the opposite order inside of it."""
-    if not swapped:
-        return coupling
-    return Chain([Permutation.reversal(channels), coupling, Permutation.reversal(channels)])

@@ -60,13 +60,15 @@ def _(module: ZeroConv2d, index: int) -> nn.Module:
     return sliced(module, index)
 
 
-def convolutional_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:
-    """3x3, 1x1 and 3x3 convolutions with ReLU between them, zero at first (Glow)."""
+def convolutional_conditioner(
+    inputs: int, outputs: int, width: int, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """3x3, 1x1 and 3x3 convolutions with ReLU, or another, between them, zero at first (Glow)."""
     return nn.Sequential(
         nn.Conv2d(inputs, width, 3, padding=1),
-        nn.ReLU(),
+        activation(),
         nn.Conv2d(width, width, 1),
-        nn.ReLU(),
+        activation(),
         ZeroConv2d(width, outputs),
     )
 
@@ -106,11 +108,13 @@ def spectral_conditioner(
     )
 
 
-def dense_conditioner(inputs: int, outputs: int, width: int) -> nn.Sequential:
-    """Three linear layers with ReLU between them, zero at first."""
+def dense_conditioner(
+    inputs: int, outputs: int, width: int, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Three linear layers with ReLU, or another, between them, zero at first."""
     last = nn.Linear(width, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(
-        nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), last
+        nn.Linear(inputs, width), activation(), nn.Linear(width, width), activation(), last
     )
