@@ -16,7 +16,7 @@ from flow_apps.experiments.flowgan.discriminators import (
 from flow_apps.experiments.flowgan.judge import load_judge
 from flow_apps.experiments.flowgan.loss import FlowGanLoss
 from flow_apps.experiments.flowgan.tests import FlowGanFigures, FlowGanTests
-from flow_apps.experiments.glow.build import build_model as build_glow
+from flow_apps.experiments.glow.build import build_density
 from flow_apps.experiments.glow.build import build_upkeep as build_upkeep_of_glow
 from flow_apps.experiments.glow.config import GlowConfig, LayersConfig
 from flow_apps.figures.images import draw_images
@@ -29,7 +29,7 @@ from flow_apps.training.randomness import derive_seed
 
 def build_model(config: FlowGanConfig) -> Dequantized:
     """The generator: the flow that `glow` makes of the same config."""
-    return build_glow(_glow(config, config.flow))
+    return build_density(_glow(config, config.flow))
 
 
 def build_discriminator(config: FlowGanConfig) -> Discriminator:
@@ -43,7 +43,7 @@ def build_discriminator(config: FlowGanConfig) -> Discriminator:
         width = config.flow.coupling_width if wanted.width is None else wanted.width
         other = replace(config.training, seed=config.training.seed + 1)
         flow = replace(config.flow, coupling_width=width)
-        return FlowDiscriminator(build_glow(_glow(replace(config, training=other), flow)).flow)
+        return FlowDiscriminator(build_density(_glow(replace(config, training=other), flow)).flow)
     make, published = CONVOLUTIONAL[wanted.kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "discriminator"))

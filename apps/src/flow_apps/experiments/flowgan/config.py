@@ -148,6 +148,8 @@ class FlowGanConfig:
         kind = self.flow.linear
         exact = kind != "self-normalizing"
         require(exact, f"flow.linear: expected one with an exact log-determinant, got {kind}")
+        classes = self.flow.classes
+        require(classes is None, f"flow.classes: expected none, samples have none, got {classes}")
         # Layers of one class share their code, which Dynamo compiles for a few of them only.
         compiled = self.training.compile
         require(not compiled, "compile: expected false, it is of no use for these models")

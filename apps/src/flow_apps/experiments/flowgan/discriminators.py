@@ -126,9 +126,10 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Nothing is rectified in front of the first block."""
         inner = self._halved(self.conv2(relu(self.conv1(x if self.first else relu(x)))))
-        if self.first:
-            return inner + self.beside(self._halved(x))
-        return inner + self._halved(self.beside(x))
+        beside: Tensor = (
+            self.beside(self._halved(x)) if self.first else self._halved(self.beside(x))
+        )
+        return inner + beside
 
     def _halved(self, x: Tensor) -> Tensor:
         return avg_pool2d(x, 2) if self.down else x

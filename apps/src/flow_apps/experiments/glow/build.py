@@ -33,12 +33,21 @@ _CONTRACTION = ContractionConfig()
 
 def build_model(config: GlowConfig) -> Dequantized | LabelledFlow:
     """The distribution of the images, of every class if wanted, initialised from its seed alone."""
+    density = build_density(config)
+    if config.flow.classes is None:
+        return density
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.training.seed, "classes"))
+        return LabelledFlow(density)
+
+
+def build_density(config: GlowConfig) -> Dequantized:
+    """The distribution of the images."""
     flow_config = FlowConfig(**{f.name: getattr(config.flow, f.name) for f in fields(config.flow)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.training.seed, "model"))
         flow = image_flow(flow_config, config.images.image_shape)
-        density = dequantized(flow, config.dequantizer, config.images, _CONTRACTION)
-        return density if config.flow.classes is None else LabelledFlow(density)
+        return dequantized(flow, config.dequantizer, config.images, _CONTRACTION)
 
 
 def build_parts(

@@ -13,6 +13,7 @@ from flow_apps.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from flow_apps.config.contraction import ContractionConfig
 from flow_apps.config.estimation import EstimatorConfig
 from flow_apps.config.images import ImagesConfig
+from flow_apps.config.optimizer import OptimizerName
 from flow_apps.experiments.image.config import ImageConfig
 from flow_apps.registry import Preset
 
@@ -43,7 +44,7 @@ _OF_RESIDUAL, _OF_AFFINE = (
 )
 
 
-def _recipe(passes: int, optimizer: str) -> TrainingConfig:
+def _recipe(passes: int, optimizer: OptimizerName) -> TrainingConfig:
     """Epochs of backward passes of 64 images each, so many of them a step."""
     steps = _PICTURES // (_BATCH * passes)
     return TrainingConfig(
