@@ -20,8 +20,8 @@ from flow_core.models.layers import (
     activation_layers,
     actnorm_layers,
     coupling_layers,
-    linear_layer,
     linear_layer_of_vectors,
+    linear_layers,
     mixing_layers,
 )
 from torch import Tensor, nn
@@ -37,10 +37,10 @@ def squeezed(shape: Shape) -> Shape:
 
 def step(config: FlowConfig, shape: Shape) -> Iterator[Bijection]:
     yield from actnorm_layers(config, shape[0])
-    yield linear_layer(config, shape)
+    yield from linear_layers(config, shape)
     yield from activation_layers(config, shape)
     yield from mixing_layers(config, shape[0])
-    yield from coupling_layers(config, shape[0])
+    yield from coupling_layers(config, shape)
 
 
 def old_glow(config: FlowConfig, shape: Shape) -> list[Bijection]:
@@ -67,7 +67,7 @@ def old_cnn(config: FlowConfig, shape: Shape) -> list[Bijection]:
             layers.append(Squeeze())
             shape = squeezed(shape)
         for i in range(config.block_size):
-            layers.append(linear_layer(config, shape))
+            layers.extend(linear_layers(config, shape))
             if (block + 1, i + 1) != (config.num_blocks, config.block_size):
                 layers.extend(activation_layers(config, shape))
     return [*layers, Reshape.flatten(shape)]
