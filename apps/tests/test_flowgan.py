@@ -38,7 +38,8 @@ from flow_apps.experiments.flowgan.tests import likelihood_figures
 from flow_apps.experiments.glow.config import LayersConfig
 from flow_apps.parts.digit_classifier import DigitClassifier
 from flow_apps.training import Batch, RunFolder, load_checkpoint
-from flow_core import jacobian
+from flow_core import Checkpointed, Reversible, jacobian
+from flow_core.memory import MemoryPolicy
 from flow_core.settings import Settings
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
@@ -239,6 +240,20 @@ def test_the_discriminator_is_trained_on_both_kinds_of_images() -> None:
     torch.testing.assert_close(total, told + 3 * penalty)
     assert float(scalars["real_accuracy"]) == float((real > 0).double().mean())
     assert float(scalars["fake_accuracy"]) == float((fake <= 0).double().mean())
+
+
+@pytest.mark.parametrize("memory", [Checkpointed(2), Reversible()])
+def test_what_is_kept_of_passes_does_not_change_gradients(memory: MemoryPolicy) -> None:
+    weights = WeightsConfig(base_density=0.2, log_det=0.3, entropy=0.5)
+    loss = lost(small(weights=weights)).eval()
+    found = []
+    for policy in (None, memory):
+        loss.using = Settings(memory=policy)
+        loss.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss(batch(), GENERATOR)[0])
+        found.append([p.grad for p in loss.model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["dcgan", "mine"])
