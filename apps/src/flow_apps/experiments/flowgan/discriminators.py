@@ -126,9 +126,8 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Nothing is rectified in front of the first block."""
         inner = self._halved(self.conv2(relu(self.conv1(x if self.first else relu(x)))))
-        beside: Tensor = (
-            self.beside(self._halved(x)) if self.first else self._halved(self.beside(x))
-        )
+        first = self.first
+        beside: Tensor = self.beside(self._halved(x)) if first else self._halved(self.beside(x))
         return inner + beside
 
     def _halved(self, x: Tensor) -> Tensor:

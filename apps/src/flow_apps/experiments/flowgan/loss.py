@@ -98,7 +98,7 @@ class FlowGanLoss(IntegerLoss):
         """Everything random of a batch follows from the noise of its samples."""
         assert batch.noise is not None
         base, channels = self.model.flow.base, batch.x.shape[1]
-        noise, uniform, place = batch.noise.split_with_sizes((channels, channels, 1), 1)
+        noise, uniform, place = torch.split(batch.noise, [channels, channels, 1], 1)
         real = within_bins(batch.x, self.model.levels, noise).to(base.dtype)
         z = standard_normal(uniform).to(base.dtype).reshape(-1, *base.event_shape)
         return Drawn(real, z, place[:, :, :1, :1].to(base.dtype))
@@ -183,8 +183,8 @@ def gradient_penalty(
     with torch.enable_grad():
         between = torch.lerp(fake, real, place).detach().requires_grad_()
         (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        norms: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
-        return (norms - 1).square().mean()
+        steepness: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+        return (steepness - 1).square().mean()
 
 
 def standard_normal(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
