@@ -327,6 +327,7 @@ def test_a_bijection_that_knows_nothing_has_an_infinite_bound() -> None:
     assert bound.lipschitz == math.inf
     assert bound.holds
     assert (bound.bounds.finite, bound.ratio.largest) == (0, 0.0)
+    assert "none, nothing is proven of the inverse" in str(bound)
 
 
 def test_solves_that_fail_are_errors_of_their_samples() -> None:

@@ -58,6 +58,12 @@ class InverseErrorBound:
         return not self.beyond
 
     def __str__(self) -> str:
+        if not self.lipschitz < math.inf:
+            return (
+                "bound of the l2 error: none, nothing is proven of the inverse; residual of the "
+                f"inverse {self.residual.largest:.2e}, rounding of the transform "
+                f"{self.rounding.largest:.2e}"
+            )
         where = "everywhere" if self.reach == math.inf else f"up to {self.reach:.2e} from them"
         solver = "" if self.solver_residual is None else f" (solves {self.solver_residual:.2e} rms)"
         verdict = "holds" if self.holds else f"EXCEEDED by {self.beyond} samples"
