@@ -1,5 +1,6 @@
 """Attacks on several runs beside each other, a row each."""
 
+import math
 from collections.abc import Mapping
 
 from flow_core.diagnostics import InverseAttack
@@ -43,6 +44,7 @@ def table_of(found: Mapping[str, InverseAttack]) -> str:
 
 def _row(attack: InverseAttack) -> dict[str, float | int | None]:
     last, bound = attack.course[-1], attack.bound
+    proven = bound if bound is not None and bound.lipschitz < math.inf else None
     return {
         "before": finite_errors(attack.clean).mean,
         "after": last.mean,
@@ -50,11 +52,11 @@ def _row(attack: InverseAttack) -> dict[str, float | int | None]:
         "nan": last.nan,
         "inf": last.inf,
         "first_broken": attack.first_broken,
-        "lipschitz": None if bound is None else bound.lipschitz,
+        "lipschitz": None if proven is None else proven.lipschitz,
         "residual": None if bound is None else bound.residual.largest,
         "rounding": None if bound is None else bound.rounding.largest,
-        "bound": None if bound is None else bound.bounds.largest,
-        "ratio": None if bound is None else bound.ratio.largest,
+        "bound": None if proven is None else proven.bounds.largest,
+        "ratio": None if proven is None else proven.ratio.largest,
     }
 
 

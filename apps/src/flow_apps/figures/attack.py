@@ -37,9 +37,9 @@ def draw_attacks(found: Mapping[str, InverseAttack], path: Path) -> None:
         _draw_course(axes, attack)
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("step")
+        axes.legend(fontsize="small")
     panels[0].set_yscale("log")
     panels[0].set_ylabel("l2 error of the reconstruction")
-    panels[0].legend(fontsize="small")
     save_figure(figure, path)
 
 
@@ -77,7 +77,6 @@ def _draw_course(axes: "Axes", attack: InverseAttack) -> None:
         label = f"{last.nan} NaN, {last.inf} Inf, first at {attack.first_broken}"
         edge = axes.get_xaxis_transform()
         axes.plot([attack.first_broken], [0.97], "kx", transform=edge, label=label)
-        axes.text(attack.first_broken, 0.9, label, transform=edge, fontsize="small")
     if attack.bound is not None and attack.bound.bounds.finite:
         axes.axhline(attack.bound.bounds.largest, color="k", linestyle=":", label="bound")
 
