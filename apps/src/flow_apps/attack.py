@@ -152,9 +152,10 @@ def _own(path: Path, request: AttackRequest, display: Display) -> _Target:
 
 
 def _told(request: AttackRequest) -> dict[str, object]:
-    told = asdict(request)
+    told: dict[str, object] = asdict(request)
     points = request.points_of
-    return told | {"points_of": None if points is None else str(points)}
+    told["points_of"] = None if points is None else str(points)
+    return told
 
 
 def _write(folder: Path, attacked: Attacked, told: dict[str, object]) -> None:

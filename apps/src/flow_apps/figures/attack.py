@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from flow_core.diagnostics import InverseAttack
-from flow_core.diagnostics.attack.errors import distances
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,12 +51,11 @@ def draw_panels(found: InverseAttack, path: Path) -> None:
     suffered = found.errors[0].amax(0).nan_to_num(math.inf, math.inf)
     chosen = suffered.argsort(descending=True)[:_SHOWN]
     worst = found.worst[0][chosen]
-    furthest = float(distances(worst, found.x[chosen]).max())
     sheets = {
         "original": found.x[chosen],
-        f"perturbed, l2 up to {furthest:.2g}": worst,
-        "reconstructed original": found.reconstructed[chosen],
-        "reconstructed perturbed": found.worst_reconstructed[0][chosen],
+        "perturbed": worst,
+        "original, back": found.reconstructed[chosen],
+        "perturbed, back": found.worst_reconstructed[0][chosen],
     }
     draw_beside({name: _in_colours(images) for name, images in sheets.items()}, path)
 
