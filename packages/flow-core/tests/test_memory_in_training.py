@@ -131,9 +131,8 @@ def test_of_blocks_stays_nothing_that_grows_with_the_batch(
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
             passed = chain(x, using=using)
         events = cast(Any, profile).kineto_results.events()
-        left = sum(e.nbytes() for e in events if e.name() == "[memory]")
         assert passed[0].requires_grad
-        return cast(int, left)
+        return sum(e.nbytes() for e in events if e.name() == "[memory]")
 
     # Of a sample stay what the chain returns, log-determinants, and fingerprints of the inputs.
     of_sample = (kept(72) - kept(8)) / 64

@@ -11,7 +11,7 @@ from typing import Any, cast, final
 
 import torch
 from flow_solvers import (
-    Kept,
+    KeptTensors,
     ParametricFunctional,
     Untransformed,
     leaves_of,
@@ -89,7 +89,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self._rule: ParametricFunctional | None = None
-        self._constants: Kept | None = None
+        self._constants: KeptTensors | None = None
 
     def leave(self, surrogate: Surrogate) -> None:
         """Keep it, unless there is one.
@@ -102,7 +102,7 @@ class _Slot:
                 "expected a linearization without a log-determinant; call Recompute.linearize "
                 "again for a second one"
             )
-        self._rule, self._constants = surrogate.rule, Kept(surrogate.constants)
+        self._rule, self._constants = surrogate.rule, KeptTensors(surrogate.constants)
 
     def __call__(self, linearization: Linearization) -> Float[Tensor, " batch"] | None:
         """Its value, where there is one."""

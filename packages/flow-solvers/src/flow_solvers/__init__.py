@@ -20,7 +20,7 @@ from flow_solvers.implicit import (
 )
 from flow_solvers.iteration import Method, iterate
 from flow_solvers.jacobian import JacobianLinearization
-from flow_solvers.kept import Kept
+from flow_solvers.kept import KeptTensors
 from flow_solvers.linear import (
     Adjoint,
     AdjointSolver,
@@ -70,7 +70,7 @@ __all__ = [
     "Gmres",
     "Index",
     "JacobianLinearization",
-    "Kept",
+    "KeptTensors",
     "LinearSolution",
     "Linearization",
     "MapFunction",

@@ -10,7 +10,7 @@ from flow_solvers.untransformed import Untransformed
 
 
 @final
-class Kept:
+class KeptTensors:
     """Tensors that are kept as autograd keeps those that it saves.
 
     So hooks on saved tensors see them, which move them elsewhere or have them computed again.

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flow_solvers.factors import Factors
-from flow_solvers.kept import Kept
+from flow_solvers.kept import KeptTensors
 from flow_solvers.maps import BoundMap, Index, Linearization
 
 Functional: TypeAlias = Callable[[Linearization], Float[Tensor, " batch"]]
@@ -131,8 +131,8 @@ class Records:
     def __init__(self) -> None:
         self.unpack: Unpack | None = None
         self._rule: ParametricFunctional | None = None
-        self._constants: Kept | None = None
-        self._factors: Kept | None = None
+        self._constants: KeptTensors | None = None
+        self._factors: KeptTensors | None = None
 
     def pack(self, record: Recorded | None) -> tuple[Tensor, ...]:
         """The tensors of a record, to be kept by autograd."""
@@ -149,12 +149,12 @@ class Records:
         """Whether the handle of the solve carries the gradient of this function: the first one."""
         if self._rule is not None:
             return False
-        self._rule, self._constants = rule, Kept(constants) if constants else None
+        self._rule, self._constants = rule, KeptTensors(constants) if constants else None
         return True
 
     def add_factors(self, factors: Factors) -> None:
         """Factors of I + J at the solution."""
-        self._factors = Kept((factors.jacobian, factors.lu, factors.pivots))
+        self._factors = KeptTensors((factors.jacobian, factors.lu, factors.pivots))
 
     def function(self) -> Functional | None:
         """The function whose gradient the handle of the solve carries, if there is one."""

@@ -66,15 +66,19 @@ def dcgan(shape: Sequence[int], width: int) -> Discriminator:
         ConfigError: If the image is too small.
     """
     channels, *sides = shape
-    last = [side // 2**_HALVINGS_OF_DCGAN for side in sides]
-    require(min(last) > 0, f"discriminator.kind: expected 8x8 images or larger, got {sides}")
+    height, breadth = (side // 2**_HALVINGS_OF_DCGAN for side in sides)
+    require(
+        min(height, breadth) > 0, f"discriminator.kind: expected 8x8 images or larger, got {sides}"
+    )
     layers = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for k in range(1, _HALVINGS_OF_DCGAN):
         before, after = width * 2 ** (k - 1), width * 2**k
         layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after)]
         layers += [nn.LeakyReLU(0.2)]
     widest = width * 2 ** (_HALVINGS_OF_DCGAN - 1)
-    return Discriminator(nn.Sequential(*layers, nn.Conv2d(widest, 1, tuple(last), bias=False)))
+    return Discriminator(
+        nn.Sequential(*layers, nn.Conv2d(widest, 1, (height, breadth), bias=False))
+    )
 
 
 def mine(shape: Sequence[int], width: int) -> Discriminator:

@@ -23,7 +23,7 @@ from flow_apps.parts.regularizers import Regularizers
 from flow_apps.training import Batch, Scalars
 
 Critic = Callable[[Tensor], Tensor]
-UnitImages = Float[Tensor, "batch channels height width"]
+Pictured = Float[Tensor, "batch channels height width"]
 
 _GRID = 2.0**-24  # between uniform numbers of float32
 
@@ -168,7 +168,7 @@ class FlowGanLoss(IntegerLoss):
 
 
 def gradient_penalty(
-    critic: Critic, real: UnitImages, fake: UnitImages, place: Float[Tensor, "batch 1 1 1"]
+    critic: Critic, real: Pictured, fake: Pictured, place: Float[Tensor, "batch 1 1 1"]
 ) -> Float[Tensor, ""]:
     """Mean of (‖∇D(x)‖ − 1)² at x = t·real + (1 − t)·fake.
 
