@@ -143,11 +143,8 @@ FEW = ("2spirals-monotone", "d-monotone", "digits-monotone", "small-self-normali
 @pytest.mark.parametrize(
     "names", [FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"]
 )
-def test_presets_are_told_as_json_with_their_parameters(
-    cli: Any, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr("flow_apps.counting.all_presets", lambda: map(find_preset, names))
-    told = {entry["name"]: entry for entry in json.loads(cli("presets", "--json").output)}
+def test_presets_are_told_as_json_with_their_parameters(cli: Any, names: tuple[str, ...]) -> None:
+    told = {entry["name"]: entry for entry in json.loads(cli("presets", "--json", *names).output)}
     assert told.keys() == set(names)
     toy = told["2spirals-monotone"]
     assert toy["experiment"] == "toy2d"
@@ -156,6 +153,13 @@ def test_presets_are_told_as_json_with_their_parameters(
     model = EXPERIMENTS["toy2d"].load().model(find_preset("2spirals-monotone")[1].config)
     assert toy["parameters"] == sum(p.numel() for p in model.parameters())
     assert all(entry["parameters"] > 0 for entry in told.values())
+
+
+def test_presets_are_listed_by_name(cli: Any) -> None:
+    assert cli("presets", *FEW).output.splitlines()[1].startswith("  2spirals-monotone  ")
+    unknown = cli("presets", "2spirals-monoton")
+    assert unknown.exit_code == 1
+    assert "2spirals-monotone" in unknown.output
 
 
 def test_help_tells_all_sets_of_images(cli: Any) -> None:

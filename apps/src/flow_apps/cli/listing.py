@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -10,11 +11,12 @@ import typer
 from flow_apps.cli.common import Assignments, shown_to_people
 from flow_apps.config import FieldDescription, describe, parse_assignments
 from flow_apps.config.overrides import apply_overrides
-from flow_apps.experiments import EXPERIMENTS, find_preset
+from flow_apps.experiments import all_presets, find_preset
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="As JSON, with published commands and parameters counted.")
 ]
+Names = Annotated[list[str] | None, typer.Argument(help="Names of presets; all without any.")]
 PresetName = Annotated[
     str, typer.Argument(help="A name from `presets`, or a command for its default.")
 ]
@@ -26,18 +28,19 @@ def add_listing(app: typer.Typer) -> None:
     app.command()(config)
 
 
-def presets(as_json: AsJson = False) -> None:
+def presets(names: Names = None, as_json: AsJson = False) -> None:
     """List the presets, by the command that they belong to."""
-    if as_json:
-        with shown_to_people():
+    with shown_to_people():
+        chosen = [find_preset(name) for name in names] if names else list(all_presets())
+        if as_json:
             from flow_apps.counting import described_presets  # noqa: PLC0415 (imports torch)
 
-            typer.echo(json.dumps(described_presets(), indent=2))
-        return
-    width = max(len(p.name) for e in EXPERIMENTS.values() for p in e.presets)
-    for experiment in EXPERIMENTS.values():
+            typer.echo(json.dumps(described_presets(chosen), indent=2))
+            return
+    width = max(len(preset.name) for _, preset in chosen)
+    for experiment, group in groupby(chosen, key=lambda pair: pair[0]):
         typer.echo(f"{experiment.name}: {experiment.summary}")
-        for preset in experiment.presets:
+        for _, preset in group:
             typer.echo(f"  {preset.name:<{width}}  {preset.summary}")
 
 

@@ -140,11 +140,7 @@ class FlowGanConfig:
         require(0 < confidence < 1, f"judge_confidence: expected in (0, 1), got {confidence}")
         instead = "weights.base_density and weights.log_det are its terms"
         require(density == 0, f"regularizers.density: expected 0, {instead}, got {density}")
-        every, evaluate_every = self.stability.every, self.training.evaluate_every
-        require(
-            every % evaluate_every == 0,
-            f"stability.every: expected a multiple of evaluate_every={evaluate_every}, got {every}",
-        )
+        self.stability.require_multiple_of(self.training.evaluate_every)
         kind = self.flow.linear
         exact = kind != "self-normalizing"
         require(exact, f"flow.linear: expected one with an exact log-determinant, got {kind}")

@@ -50,7 +50,7 @@ class FlowGanTests(Tests):
             return likelihood_figures(
                 self.images.bits(self.images.log_likelihoods(split, 1, workers))
             )
-        due = step == self.config.training.iterations or not step % self.config.stability.every
+        due = self.config.stability.due(step, self.config.training.iterations)
         if split == SPLIT:
             found = self.at_images.measure(workers) if due else {}
         else:

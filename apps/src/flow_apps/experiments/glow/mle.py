@@ -81,15 +81,15 @@ def _in_small(flow: LayersConfig) -> LayersConfig:
 def _presets() -> Iterator[Preset[GlowConfig]]:
     command = "submitted-mle.sh, {} of glow/"
     for name, flow in _COUPLINGS.items():
-        told = f"CIFAR-10, Glow 3x32, {name}, with its stability"
+        told = f"CIFAR-10, Glow 3x32, {name}"
         published = command.format(f"--flow_coupling {name}")
         yield Preset(f"cifar10-mle-{name}", replace(_FULL, flow=flow), told, published)
     for name, flow in (_COUPLINGS | _BOUNDED).items():
         small = replace(_SMALL, flow=_in_small(flow))
-        told = f"CIFAR-10, Glow 3x4, {name}, with its stability"
+        told = f"CIFAR-10, Glow 3x4, {name}"
         yield Preset(f"cifar10-mle-small-{name}", small, told)
     labelled = replace(_in_small(_COUPLINGS["affine"]), classes=10)
-    told = "CIFAR-10, Glow 3x4, affine, the top prior of every class"
+    told = "CIFAR-10, Glow 3x4, affine, priors of classes"
     yield Preset("cifar10-mle-small-classes", replace(_SMALL, flow=labelled), told)
 
 

@@ -80,7 +80,7 @@ def _published() -> Iterator[Preset[ImageConfig]]:
     command = _COMMAND.format(more=_OF_AFFINE)
     yield Preset("celeba64-attack-affine", affine, "CelebA 64, affine couplings, attacked", command)
     modified = replace(affine, coupling_scale="upper-half-of-channels")
-    summary = "CelebA 64, modified affine couplings, attacked"
+    summary = "CelebA 64, to be attacked: modified affine"
     yield Preset("celeba64-attack-modified-affine", modified, summary)
 
 
@@ -164,7 +164,7 @@ _CIFAR = _Twins(
 def _small() -> Iterator[Preset[ImageConfig]]:
     for name, twins in (("mnist", _MNIST), ("cifar10", _CIFAR)):
         for kind, config in twins.models().items():
-            summary = f"{twins.words}, small, to be attacked: {kind.replace('-', ' ')}"
+            summary = f"{twins.words}, to be attacked: {kind.replace('-', ' ')}"
             yield Preset(f"{name}-attack-{kind}", config, summary)
 
 

@@ -50,7 +50,9 @@ class LipschitzLayer(Certified):
         self.weight = nn.Parameter(torch.empty(weight_shape))
         self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
         self.reset_parameters(zero_init)
-        self.register_buffer("v", nn.functional.normalize(torch.randn(columns), dim=0))
+        v = torch.randn(columns)
+        # On the meta device, where there are no numbers, this would take most of the time.
+        self.register_buffer("v", v if v.is_meta else nn.functional.normalize(v, dim=0))
         self.register_buffer("direction", torch.zeros(weight_shape))
         self.register_buffer("known_norm", torch.zeros(()))
         self.update_lipschitz(spectral.initial_iterations)
