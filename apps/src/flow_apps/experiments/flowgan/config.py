@@ -28,6 +28,7 @@ def adversarial_training(
     batch_size: int = 64,
     evaluate_every: int = 1000,
     figures_every: int = 1000,
+    threads: int | None = None,
 ) -> TrainingConfig:
     """A step of each network for every batch, by the published optimizers."""
     betas = {"betas": (0.5, 0.99)}
@@ -45,6 +46,7 @@ def adversarial_training(
         ),
         evaluate_every=evaluate_every,
         figures_every=figures_every,
+        threads=threads,
     )
 
 

@@ -100,14 +100,15 @@ _DIGITS = FlowGanConfig(
     ),
     images=ImagesConfig(test_draws=1),
     discriminator=DiscriminatorConfig(width=8, gradient_penalty=1.0),
-    stability=StabilityConfig(every=200, images=64, jacobians=4),
+    stability=StabilityConfig(every=100, images=64, jacobians=4),
     samples=400,
     training=adversarial_training(
         learning_rate=1e-4,
         discriminator_rate=1e-3,
-        iterations=500,
+        iterations=300,
         evaluate_every=100,
-        figures_every=200,
+        figures_every=100,
+        threads=1,
     ),
 )
 _MNIST = FlowGanConfig(
