@@ -70,4 +70,4 @@ def log_added(log_scale: Float[Tensor, "*shape"], epsilon: float) -> Float[Tenso
     """log(s + ε) of log s, in nats."""
     if epsilon == 0:
         return log_scale
-    return torch.logaddexp(log_scale, log_scale.new_tensor(math.log(epsilon)))
+    return torch.logaddexp(log_scale, torch.full_like(log_scale, math.log(epsilon)))
