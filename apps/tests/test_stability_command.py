@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flow_apps.config import apply_overrides
+from flow_apps.experiments import EXPERIMENTS, find_preset
+from flow_apps.stability import MeasuresInverse
 
 Cli = Callable[..., Any]
 SMALL = ("--set", "steps=1", "--set", "points=20", "--set", "test_size=20", "--batch-size", 20)
@@ -29,6 +32,26 @@ def test_a_run_is_measured_beside_another(cli: Cli, tmp_path: Path) -> None:
     refused = cli("stability", runs[0], "--samples", 0)
     assert refused.exit_code == 1
     assert "expected at least one sample" in refused.output
+
+
+def test_every_experiment_with_an_invertible_model_can_be_measured() -> None:
+    """Classifiers whose features are a flow's are measured as `image` and `inn-classify`."""
+    found = {name for name in EXPERIMENTS if name != "classify"}
+    for name in sorted(found):
+        experiment, preset = find_preset(name)
+        builders = experiment.load()
+        of_images = {"images.data": "digits"} if hasattr(preset.config, "images") else {}
+        config = builders.resolve(apply_overrides(preset.config, of_images))
+        parts = builders.parts(config, builders.model(config), frozenset())
+        assert isinstance(parts.tests, MeasuresInverse), name
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_a_hybrid_can_be_measured() -> None:
+    config = apply_overrides(find_preset("image")[1].config, {"task": "hybrid", "dense_blocks": 0})
+    builders = find_preset("image")[0].load()
+    parts = builders.parts(config, builders.model(config), frozenset())
+    assert isinstance(parts.tests, MeasuresInverse)
 
 
 @pytest.mark.usefixtures("few_digits")

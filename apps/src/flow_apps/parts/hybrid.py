@@ -77,7 +77,7 @@ class HybridTests(Tests):
 
     def __init__(self, model: HybridModel, images: ImageTests, weight: float) -> None:
         self.model = model
-        self.images = images
+        self.images, self.invertibility = images, images.invertibility
         self.weight = weight
         self.splits = images.splits
 

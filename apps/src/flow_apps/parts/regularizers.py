@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from flow_core.base import BaseDistribution
@@ -111,14 +112,16 @@ class Regularizers:
         self, bijection: Bijection, base: BaseDistribution | None, x: Tensor, z: Tensor
     ) -> Tensor:
         """At data and, where there is a base to draw from, at samples; both directions."""
+        there = partial(bijection.transform, using=self.using)
+        back = partial(bijection.inverse, using=self.using)
         pairs = [(x, z)]
         if base is not None:
             drawn = base.rsample(len(x))
-            pairs.append((bijection.inverse(drawn, using=self.using), drawn))
+            pairs.append((back(drawn), drawn))
         terms = [
             jacobian_penalty(function, at, self._directions(to)).mean().sqrt()
             for u, v in pairs
-            for function, at, to in ((bijection.transform, u, v), (bijection.inverse, v, u))
+            for function, at, to in ((there, u, v), (back, v, u))
         ]
         return torch.stack(terms).sum()
 

@@ -36,7 +36,7 @@ class FlowGanTests(Tests):
 
     def __init__(self, images: ImageTests, config: FlowGanConfig, judge: Judge | None) -> None:
         self.images, self.config, self.judge = images, config, judge
-        self.flow = images.model.flow
+        self.flow, self.invertibility = images.model.flow, images.invertibility
         self.splits = (*images.splits, SPLIT, SAMPLES)
         measured = partial(Stability, self.flow.bijection, config=config.stability)
         using = Settings()

@@ -44,6 +44,7 @@ class GlowTests(Tests):
     ) -> None:
         self.config = config
         self.images = images
+        self.invertibility = images.invertibility
         self.loss = loss
         self.data = data
         self.model: Dequantized = images.model
