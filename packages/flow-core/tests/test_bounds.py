@@ -355,6 +355,24 @@ def test_networks_of_torch_keep_their_bounds(name: str) -> None:
     assert float(y.flatten(1).norm(dim=1).max()) <= image.norm
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_values_of_half_a_line_reach_as_far(sign: float) -> None:
+    ends = {"upper": 0.0} if sign > 0 else {"lower": 0.0}
+    _, image = net_bounds(linear([[sign, sign]], [1.0]), Domain((2,), **ends))
+    assert image.lower == -math.inf
+    assert image.upper == pytest.approx(1.0)
+
+
+def test_a_stride_that_keeps_the_size_reaches_beyond_the_image() -> None:
+    conv = nn.Conv2d(1, 1, 3, stride=2, padding=2, bias=False)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[0, 0, ::2, ::2] = 1.0
+    unit = torch.eye(9).view(9, 1, 3, 3)
+    found = float(torch.linalg.matrix_norm(conv(unit).detach().flatten(1), 2))
+    assert found <= net_bounds(conv, Domain((1, 3, 3), -1.0, 1.0)).lipschitz * (1 + 1e-6)
+
+
 def test_bounds_of_a_chain_follow_the_domain_through_it() -> None:
     """The second coupling sees what the first makes of the domain, not the domain."""
     grow = Affine((2,))

@@ -137,10 +137,11 @@ def _(module: nn.Linear, domain: Domain) -> NetBounds:
 @net_bounds.register
 def _(module: nn.Conv2d, domain: Domain) -> NetBounds:
     shape = _shape(module, domain)
-    plain = module.padding_mode == "zeros" and shape[1:] == domain.shape[1:]
     if module.padding_mode != "zeros":
         return NetBounds(math.inf, domain.image(shape=shape))
-    norm = conv_norm(module.weight, domain.shape if plain and module.groups == 1 else None)
+    # With a stride outputs may lie beyond the image, also where there are as many.
+    plain = shape[1:] == domain.shape[1:] and set(module.stride) == {1} and module.groups == 1
+    norm = conv_norm(module.weight, domain.shape if plain else None)
     return affine_bounds(norm, module.weight, module.bias, domain.with_zero(), shape)
 
 
@@ -181,9 +182,11 @@ def affine_bounds(
     offset = taps.new_zeros(len(taps)) if bias is None else in_float64(bias.detach())
     low = _dot(taps.clamp(min=0), domain.lower) + _dot(taps.clamp(max=0), domain.upper)
     high = _dot(taps.clamp(min=0), domain.upper) + _dot(taps.clamp(max=0), domain.lower)
-    # A value is a product with some of the taps of its channel.
-    reach = taps.square().sum(1).sqrt() * domain.norm if math.isfinite(domain.norm) else high.abs()
-    low, high = (offset + torch.maximum(low, -reach)), (offset + torch.minimum(high, reach))
+    if math.isfinite(domain.norm):
+        # A value is a product with some of the taps of its channel.
+        reach = taps.square().sum(1).sqrt() * domain.norm
+        low, high = torch.maximum(low, -reach), torch.minimum(high, reach)
+    low, high = offset + low, offset + high
     pixels = math.prod(shape) / max(len(taps), 1)
     size = float(offset.square().sum().sqrt()) * math.sqrt(pixels)
     image = domain.image(
