@@ -212,6 +212,19 @@ def test_modules_of_others_need_an_inverse_and_nothing_else(policy: str, half: b
         assert saving.eval()(x, shift).shape == x.shape
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_context_that_was_changed_in_place_is_an_error(policy: str) -> None:
+    coupling = AffineCoupling.dense(4, 8, context_features=3)
+    x, context = torch.randn(5, 4), torch.randn(5, 3)
+    y, _ = Chain([coupling])(x, context=context, using=Settings(memory=POLICIES[policy]))
+    shift = torch.randn(5, 3)
+    moved = MemorySaving([Stranger()], POLICIES[policy])(torch.randn(5, 6), shift)
+    for output, beside in ((y, context), (moved, shift)):
+        beside.mul_(2)
+        with pytest.raises(RuntimeError, match="expected the context of the forward pass"):
+            torch.autograd.backward(output.sum())
+
+
 def test_an_output_that_autocast_has_rounded_tells_no_input() -> None:
     saving = MemorySaving([Stranger() for _ in range(3)], Reversible())
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -83,12 +83,14 @@ def _call_kept(
         y, term = _call(name, first, x, how._replace(tape=tape.below(name)))
         return y, [term]
     there, back = how._replace(tape=None), how.backtracking()
+    beside = () if how.context is None else (how.context,)
     steps = [
         KeptStep(
             tape.named(name),
             part,
             partial(_computed, name, part, there),
             partial(_inverted, name, part, back),
+            beside,
         )
         for name, part in parts
     ]

@@ -28,9 +28,13 @@ class Moment:
     Args:
         module: What is called.
         device: Of its input.
+        beside: What it is given beside its input.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, device: torch.device, beside: Sequence[Tensor] = ()
+    ) -> None:
+        self._beside = [(tensor, version_of(tensor)) for tensor in beside]
         self._modes = [(part, part.training) for part in module.modules()]
         self._still = list(_still(module))
         self._moving = [(table, name, t.clone()) for table, name, t in _moving(module)]
@@ -49,7 +53,7 @@ class Moment:
         """As it was, and afterwards as it is now.
 
         Raises:
-            RuntimeError: If a weight or a buffer has been changed in place since.
+            RuntimeError: If a weight, a buffer or a context has been changed in place since.
         """
         self._require_unchanged()
         entries = [(t, name, x) for t, name, x, _ in self._still if t.get(name) is not x]
@@ -71,6 +75,11 @@ class Moment:
             _set_random_state(state, self._device)
 
     def _require_unchanged(self) -> None:
+        if any(version_of(tensor) != version for tensor, version in self._beside):
+            raise RuntimeError(
+                "expected the context of the forward pass, which the backward pass computes with "
+                "again, got one that was changed in place; change a clone of it"
+            )
         changed = [e.name for e in self._still if version_of(e.tensor) != e.version]
         if changed:
             raise RuntimeError(

@@ -29,6 +29,7 @@ class KeptStep:
         module: What has the weights.
         forward: Its output and log-determinant.
         inverse: Its input from its output.
+        beside: What it is given beside its input: its context.
         moment: What it was called in.
         fingerprint: Of its input, where that is looked at.
         strides: Of its input.
@@ -38,13 +39,14 @@ class KeptStep:
     module: nn.Module
     forward: Callable[[Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor], Tensor]
+    beside: tuple[Tensor, ...] = ()
     moment: Moment | None = None
     fingerprint: Fingerprint | None = None
     strides: tuple[int, ...] = ()
 
     def begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Call it for the first time."""
-        self.moment, self.strides = Moment(self.module, x.device), x.stride()
+        self.moment, self.strides = Moment(self.module, x.device, self.beside), x.stride()
         outputs = self.forward(x)
         self.moment.close()
         return outputs

@@ -73,7 +73,11 @@ class MemorySaving(nn.Module):
 
 def _step(name: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> KeptStep:
     return KeptStep(
-        name, module, partial(_forward, module, arguments), partial(_inverse, module, arguments)
+        name,
+        module,
+        partial(_forward, module, arguments),
+        partial(_inverse, module, arguments),
+        arguments,
     )
 
 
