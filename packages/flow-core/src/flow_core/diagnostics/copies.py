@@ -10,6 +10,7 @@ import torch
 from flow_solvers.precision import float64_device
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.distributions.transforms import _InverseTransform
 
 ModelT = TypeVar("ModelT")
 
@@ -27,6 +28,10 @@ def copied(model: ModelT, dtype: torch.dtype) -> ModelT:
         TypeError: If it holds tensors that a copy would share, in the closure of a function.
     """
     memo: dict[int, object] = {id(t): _cast(t, dtype) for t in _tensors(model)}
+    turned = [value for value in _reachable(model) if isinstance(value, _InverseTransform)]
+    for inverse in reversed(turned):
+        # torch's own copy of an inverse forgets what it is the inverse of.
+        memo[id(inverse)] = copy.deepcopy(inverse.inv, memo).inv
     new = copy.deepcopy(model, memo)
     for value in _reachable(new):
         if isinstance(value, nn.Module):
