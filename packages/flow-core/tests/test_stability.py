@@ -13,7 +13,7 @@ import torch
 from flow_core.base import StandardNormal
 from flow_core.blocks import Monotone
 from flow_core.bounds import Bounds
-from flow_core.combinators import Chain
+from flow_core.combinators import Chain, Multiscale
 from flow_core.diagnostics import (
     DenseSpectrum,
     InvertibleMap,
@@ -244,6 +244,40 @@ def test_the_model_is_left_as_it_is_bit_for_bit() -> None:
         assert torch.equal(p, value)
         assert p.grad is not None
         assert torch.equal(p.grad, grad)
+
+
+def test_networks_in_training_move_nothing_and_draw_no_numbers() -> None:
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    model, drawn = Chain([AffineCoupling(net)]), torch.get_rng_state()
+    state = copy.deepcopy(model.state_dict())
+    report = stability_report(model, data(4, 2), leave_out=("gradients",))
+    assert not report.failures
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+    plain = Chain([AffineCoupling(nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.5)))])
+    trained, evaluated = (stability_report(plain.train(mode), data(4, 2)) for mode in (True, False))
+    assert trained.bounds == evaluated.bounds
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_inverse_of_torch_is_measured(nested: bool) -> None:
+    scale = torch.tensor([2.0, 4.0])
+    inverse: transforms.Transform = transforms.AffineTransform(0.0, scale, event_dim=1).inv
+    if nested:
+        inverse = transforms.ComposeTransform([transforms.AffineTransform(0.0, 3.0), inverse])
+    report = stability_report(inverse, data(3, 2))
+    assert not report.failures
+    assert report.condition == pytest.approx(2.0)
+    assert report.log_det["float64"].largest < 1e-12
+
+
+def test_a_multiscale_model_with_a_context() -> None:
+    first = Chain([Squeeze(), AffineCoupling.convolutional(4, 4, context_features=1)])
+    last = AffineCoupling.convolutional(2, 4, context_features=1)
+    model = Multiscale([first, last], [(4, 2, 2), (2, 2, 2)])
+    report = stability_report(model, data(3, 1, 4, 4), context=data(3, 1, 2, 2))
+    assert report.everywhere == Bounds()
+    assert math.isfinite(report.stretch)
 
 
 def test_a_function_that_holds_tensors_is_refused() -> None:

@@ -269,6 +269,8 @@ class Multiscale(Bijection):
     def bounds(self) -> Bounds:
         """Those on all images, finite where those of the scales and split priors are."""
         known = self.event_shape is not None and None not in self.event_shape
+        if not known and self.uses_context:
+            return Bounds()
         shape = self.event_shape if known else self._entering(0)
         return self.bounds_on(Domain(tuple(size or 0 for size in shape or ()))).bounds
 

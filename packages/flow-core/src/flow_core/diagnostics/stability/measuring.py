@@ -17,6 +17,7 @@ from flow_core.blocks import FixedPointBlock
 from flow_core.bounds import Bounds, composed
 from flow_core.context import Context
 from flow_core.diagnostics.bounds import layer_bounds
+from flow_core.diagnostics.copies import copied
 from flow_core.diagnostics.invertible import (
     Invertible,
     InvertibleMap,
@@ -105,7 +106,7 @@ def stability_report(
         chosen, jacobians, directions if wanted["singular values"] else ()
     )
     where = Domain.around(x, context) if domain is None and x.isfinite().all() else domain
-    bounds, everywhere = work.bounds(model, where if wanted["bounds"] else None)
+    bounds, everywhere = work.bounds(model, where) if wanted["bounds"] else ({}, Bounds())
     whole = composed(bounds.values()) if bounds else Bounds()
     trip = partial(reconstruction, trips=trips, pixel_scale=pixel_scale)
     angle = partial(gradient_angle, loss=loss)
@@ -191,9 +192,13 @@ class _Measuring:
     def bounds(self, model: object, domain: Domain | None) -> tuple[dict[str, Bounds], Bounds]:
         """Of every layer on a domain, and of the whole everywhere; none of other libraries."""
         bijection = model.bijection if isinstance(model, Flow) else model
-        if isinstance(bijection, Bijection) and domain is not None:
+        if isinstance(bijection, Bijection):
+            if domain is None:
+                return {}, Bounds()
             with self._reported("bounds"):
-                return layer_bounds(bijection, domain), bijection.bounds()
+                # Networks of others draw numbers and move statistics in training.
+                still = copied(bijection, torch.float64)
+                return layer_bounds(still, domain), still.bounds()
         return {}, Bounds()
 
     def log_dets(
