@@ -213,6 +213,17 @@ def test_modules_of_others_need_an_inverse_and_nothing_else(policy: str, half: b
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+def test_a_module_that_comes_twice_is_called_twice(policy: str) -> None:
+    layer, x, shift = Stranger().eval(), torch.randn(5, 6), torch.randn(5, 3)
+    saving, inputs = MemorySaving([layer, layer], POLICIES[policy]), list(layer.parameters())
+    y, expected = saving(x, shift), layer(layer(x, shift), shift)
+    found = torch.autograd.grad(y.sin().sum(), inputs)
+    assert difference(found, torch.autograd.grad(expected.sin().sum(), inputs)) < 1e-5
+    with torch.no_grad():
+        assert torch.equal(saving(x, shift), expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_context_that_was_changed_in_place_is_an_error(policy: str) -> None:
     coupling = AffineCoupling.dense(4, 8, context_features=3)
     x, context = torch.randn(5, 4), torch.randn(5, 3)

@@ -1,6 +1,6 @@
 """The same for modules that are no bijections of this package."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast, final, runtime_checkable
 
@@ -60,15 +60,20 @@ class MemorySaving(nn.Module):
     ) -> Shaped[Tensor, "*output"]:
         """The output of the last for x; every module gets the further arguments too."""
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            for module in self.children():
+            for _, module in self._in_order():
                 x = module(x, *arguments)
             return x
         ledger = StepLedger(self.memory)
-        steps = [_step(name, module, arguments) for name, module in self.named_children()]
+        steps = [_step(name, module, arguments) for name, module in self._in_order()]
         size = self.memory.every if isinstance(self.memory, Checkpointed) else 1
         for start in range(0, len(steps), size):
             x, _ = ledger.run(steps[start : start + size], x)
         return x
+
+    def _in_order(self) -> Iterator[tuple[str, nn.Module]]:
+        """All of them: `named_children` leaves out a module that comes a second time."""
+        held: dict[str, nn.Module] = vars(self)["_modules"]
+        yield from held.items()
 
 
 def _step(name: str, module: nn.Module, arguments: tuple[Tensor, ...]) -> KeptStep:
