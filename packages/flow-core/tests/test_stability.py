@@ -26,7 +26,15 @@ from flow_core.diagnostics import (
 from flow_core.distributions import Flow
 from flow_core.domain import Domain
 from flow_core.jacobian import jacobian
-from flow_core.layers import ActNorm, Affine, AffineCoupling, Conv1x1, SigmoidScale, Squeeze
+from flow_core.layers import (
+    ActNorm,
+    Affine,
+    AffineCoupling,
+    Conv1x1,
+    LogitTransform,
+    SigmoidScale,
+    Squeeze,
+)
 from flow_core.maps import DenseNet
 from flow_core.settings import Solve
 from flow_solvers import Picard, Tolerance
@@ -278,6 +286,14 @@ def test_a_multiscale_model_with_a_context() -> None:
     report = stability_report(model, data(3, 1, 4, 4), context=data(3, 1, 2, 2))
     assert report.everywhere == Bounds()
     assert math.isfinite(report.stretch)
+
+
+def test_what_lies_outside_or_is_not_finite_ends_no_report() -> None:
+    report = stability_report(Chain([LogitTransform(0.05)]), 2 + data(3, 4).sigmoid())
+    assert report.reconstruction["float64"].images.nan_samples == 3
+    assert math.isinf(report.stretch)
+    model = Chain([AffineCoupling.dense(4, 8, context_features=1)])
+    assert not stability_report(model, data(3, 4), context=torch.full((3, 1), math.nan)).bounds
 
 
 def test_a_function_that_holds_tensors_is_refused() -> None:

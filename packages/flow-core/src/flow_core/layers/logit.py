@@ -57,7 +57,8 @@ class LogitTransform(Bijection):
         slope = 1 - 2 * self.alpha
         if direction == "transform":
             beyond = self.alpha / slope
-            domain = domain.image(max(domain.lower, -beyond), min(domain.upper, 1 + beyond))
+            least, most = (min(max(x, -beyond), 1 + beyond) for x in (domain.lower, domain.upper))
+            domain = domain.image(least, most)
             lower, upper = (self.alpha + slope * x for x in (domain.lower, domain.upper))
         else:
             lower, upper = (1 / (1 + math.exp(-max(y, -700))) for y in (domain.lower, domain.upper))

@@ -105,7 +105,8 @@ def stability_report(
     values = work.singular_values(
         chosen, jacobians, directions if wanted["singular values"] else ()
     )
-    where = Domain.around(x, context) if domain is None and x.isfinite().all() else domain
+    finite = all(bool(t.isfinite().all()) for t in (x, context) if t is not None)
+    where = Domain.around(x, context) if domain is None and finite else domain
     bounds, everywhere = work.bounds(model, where) if wanted["bounds"] else ({}, Bounds())
     whole = composed(bounds.values()) if bounds else Bounds()
     trip = partial(reconstruction, trips=trips, pixel_scale=pixel_scale)
