@@ -10,7 +10,9 @@ import torch
 from flow_solvers.precision import float64_device
 from torch import Tensor, nn
 from torch.distributions import Transform
-from torch.distributions.transforms import _InverseTransform
+from torch.distributions.transforms import (
+    _InverseTransform,  # pyright: ignore[reportPrivateUsage]  # no public name
+)
 
 ModelT = TypeVar("ModelT")
 
