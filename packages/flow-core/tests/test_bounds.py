@@ -357,8 +357,8 @@ def test_networks_of_torch_keep_their_bounds(name: str) -> None:
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_values_of_half_a_line_reach_as_far(sign: float) -> None:
-    ends = {"upper": 0.0} if sign > 0 else {"lower": 0.0}
-    _, image = net_bounds(linear([[sign, sign]], [1.0]), Domain((2,), **ends))
+    half = Domain((2,), upper=0.0) if sign > 0 else Domain((2,), lower=0.0)
+    _, image = net_bounds(linear([[sign, sign]], [1.0]), half)
     assert image.lower == -math.inf
     assert image.upper == pytest.approx(1.0)
 

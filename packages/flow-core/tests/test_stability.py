@@ -258,7 +258,8 @@ def test_networks_in_training_move_nothing_and_draw_no_numbers() -> None:
     net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
     model, drawn = Chain([AffineCoupling(net)]), torch.get_rng_state()
     state = copy.deepcopy(model.state_dict())
-    report = stability_report(model, data(4, 2), leave_out=("gradients",))
+    rest: tuple[StabilityPart, ...] = ("gradients",)
+    report = stability_report(model, data(4, 2), leave_out=rest)
     assert not report.failures
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
