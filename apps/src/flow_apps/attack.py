@@ -17,9 +17,8 @@ from flow_apps.attack_table import rows_of, table_of
 from flow_apps.errors import ConfigError
 from flow_apps.figures.attack import draw_attacks, draw_panels
 from flow_apps.importing import is_imported, load_imported
-from flow_apps.loading import Choice, load_run
-from flow_apps.own_data import moved, reading_own_data
-from flow_apps.stability import MeasuresInverse
+from flow_apps.loading import Choice
+from flow_apps.stability import load_invertible
 from flow_apps.training import Display
 from flow_apps.training.files import write_atomic, write_json
 from flow_apps.training.randomness import isolated
@@ -135,13 +134,13 @@ def _target(path: Path, request: AttackRequest, display: Display) -> _Target:
 
 def _own(path: Path, request: AttackRequest, display: Display) -> _Target:
     """A run with its own test points."""
-    run = load_run(path, checkpoint=request.checkpoint, device=request.device)
-    with reading_own_data():
-        parts = run.builders.parts(moved(run, request.data_root), run.model, frozenset())
-    run.say_if_unfinished(display)
-    if not isinstance(parts.tests, MeasuresInverse):
-        raise ConfigError(f"{path}: a run of {run.experiment.name}, whose model has no inverse")
-    inverse = parts.tests.invertibility
+    run, inverse = load_invertible(
+        path,
+        display,
+        checkpoint=request.checkpoint,
+        device=request.device,
+        data_root=request.data_root,
+    )
     x = inverse.points(request.samples)
     if len(x) < request.samples:
         raise ConfigError(

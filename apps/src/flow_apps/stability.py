@@ -63,13 +63,13 @@ def measure_stability(path: Path, request: StabilityRequest) -> StabilityReport:
     beside = [RunFolder.open(other).metrics_path for other in request.beside]
     display = Display()
     with display.phase("loading"):
-        run = load_run(path, checkpoint=request.checkpoint, device=request.device)
-        with reading_own_data():
-            parts = run.builders.parts(moved(run, request.data_root), run.model, frozenset())
-    run.say_if_unfinished(display)
-    if not isinstance(parts.tests, MeasuresInverse):
-        raise ConfigError(f"{path}: a run of {run.experiment.name}, whose model has no inverse")
-    inverse = parts.tests.invertibility
+        run, inverse = load_invertible(
+            path,
+            display,
+            checkpoint=request.checkpoint,
+            device=request.device,
+            data_root=request.data_root,
+        )
     x = inverse.points(request.samples)
     device, seed = next(run.model.parameters()).device, run.config.training.seed
     with (
@@ -87,6 +87,24 @@ def measure_stability(path: Path, request: StabilityRequest) -> StabilityReport:
         )
     _write(run, request, report, beside)
     return report
+
+
+def load_invertible(
+    path: Path, display: Display, *, checkpoint: Choice, device: str, data_root: str | None
+) -> tuple[LoadedRun, Invertibility]:
+    """A run, and what of it inverts, with its test points.
+
+    Raises:
+        AppError: If the run or the checkpoint cannot be read, or its model has no inverse.
+        DataError: If the data are missing or damaged; it says where they were.
+    """
+    run = load_run(path, checkpoint=checkpoint, device=device)
+    with reading_own_data():
+        parts = run.builders.parts(moved(run, data_root), run.model, frozenset())
+    run.say_if_unfinished(display)
+    if not isinstance(parts.tests, MeasuresInverse):
+        raise ConfigError(f"{path}: a run of {run.experiment.name}, whose model has no inverse")
+    return run, parts.tests.invertibility
 
 
 def _require_counts(request: StabilityRequest) -> None:
