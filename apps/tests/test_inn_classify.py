@@ -28,9 +28,10 @@ from flow_apps.parts.stability import (
     spectral_figures,
 )
 from flow_apps.training import Batch, RunFolder, load_checkpoint
-from flow_core import jacobian, update_lipschitz
+from flow_core import DenseNet, Monotone, jacobian, update_lipschitz
 from flow_core.models import LatentClassifier
-from flow_core.settings import Settings
+from flow_core.settings import Settings, Solve
+from flow_solvers import Picard, SolverError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -80,6 +81,26 @@ def trained(config: InnClassifyConfig, steps: int = 3) -> tuple[LatentClassifier
 def rows(folder: Path, split: str) -> list[dict[str, Any]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [row for row in lines if row["split"] == split]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RegularizersConfig(fd_forward=1.0),
+        RegularizersConfig(fd_inverse=1.0),
+        RegularizersConfig(jacobian=1.0),
+    ],
+    ids=["fd_forward", "fd_inverse", "jacobian"],
+)
+def test_penalties_solve_as_they_are_told(config: RegularizersConfig) -> None:
+    block = Monotone(DenseNet(3, growth=4, depth=1), solve=Solve(Picard(budget=1)))
+    update_lipschitz(block, 20)
+    x, using = torch.randn(4, 3), Settings(solve=Solve())
+    z = block.transform(x, using=using)
+    total, _ = Regularizers(config, using)(block, None, x, z, None, step=1)
+    assert 0 < float(total.detach()) < math.inf
+    with pytest.raises(SolverError):
+        Regularizers(config)(block, None, x, z, None, step=1)
 
 
 @pytest.mark.parametrize(("kind", "parameters"), PUBLISHED.items())

@@ -95,18 +95,12 @@ class Regularizers:
             yield "jacobian", config.jacobian, self._jacobians(bijection, base, x, z)
 
     def _difference(self, bijection: Bijection, x: Tensor, z: Tensor) -> Tensor:
-        def transform(u: Tensor) -> Tensor:
-            return bijection.transform(u, using=self.using)
-
-        step = self.config.fd_step
-        return finite_difference_penalty(transform, x, z, self._directions(x), step=step).mean()
+        there, step = partial(bijection.transform, using=self.using), self.config.fd_step
+        return finite_difference_penalty(there, x, z, self._directions(x), step=step).mean()
 
     def _inverse_difference(self, bijection: Bijection, x: Tensor, z: Tensor) -> Tensor:
-        def inverse(u: Tensor) -> Tensor:
-            return bijection.inverse(u, using=self.using)
-
-        step = self.config.fd_step
-        return finite_difference_penalty(inverse, z, x, self._directions(z), step=step).mean()
+        back, step = partial(bijection.inverse, using=self.using), self.config.fd_step
+        return finite_difference_penalty(back, z, x, self._directions(z), step=step).mean()
 
     def _jacobians(
         self, bijection: Bijection, base: BaseDistribution | None, x: Tensor, z: Tensor
